@@ -1,0 +1,115 @@
+"""What the rooms hand to one another: facts about the data, batches, predictions.
+
+Tasks, data, callbacks and runs never import each other; they meet in these types, which Lightning carries between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+__all__ = ["DataInfo", "DetectionBatch", "DetectionOutput", "DetectionTarget", "Prediction"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInfo:
+    """What a part may need to know about the data. Made by the datamodule, handed to parts by the task through ``bind(info)``.
+
+    Attributes:
+        task: ``"detection"``, ``"classification"`` or ``"regression"``.
+        classes: class names; position = contiguous label.
+        category_ids: the data set's own id of each class, in the order of ``classes`` (COCO's 1..90 with gaps, for example).
+        class_counts: objects (detection) or images (classification) of each class in the training split.
+        num_train: images in the training split.
+        max_objects: most objects in one image, over all splits (detection; 0 otherwise).
+        image_size: longest image side in pixels after the evaluation transform.
+        mean, std: per channel, for images scaled to 0..1; applied on the device.
+    """
+
+    task: str
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    class_counts: tuple[int, ...]
+    num_train: int
+    max_objects: int
+    image_size: int
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Primitives only, for a checkpoint."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DataInfo:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+class DetectionTarget(TypedDict):
+    """Ground truth of one image.
+
+    Keys:
+        labels: int64 [n], contiguous.
+        boxes: float32 [n, 4], (cx, cy, w, h) relative to the unpadded image, in 0..1.
+        area: float32 [n], in pixels of the original image (COCO's own ``area`` where the data has one).
+        iscrowd: bool [n]; always False in training (crowd regions are left out there).
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    area: Tensor
+    iscrowd: Tensor
+
+
+class DetectionBatch(TypedDict):
+    """One collated batch.
+
+    Keys:
+        images: uint8 [B, 3, H, W], RGB, zero-padded on the right and bottom; H and W are multiples of 32 if any image is padded.
+        mask: bool [B, H, W], True = padding; None if no image of the batch is padded.
+        targets: B targets.
+        image_ids: B positions in the split's record list.
+        paths: B file names (or ``scene:SPLIT:INDEX``), for error messages and pictures.
+        sizes: int64 [B, 2], (height, width) of each image inside the batch, without padding.
+        orig_sizes: int64 [B, 2], (height, width) of each original image file.
+    """
+
+    images: Tensor
+    mask: Tensor | None
+    targets: list[DetectionTarget]
+    image_ids: list[int]
+    paths: list[str]
+    sizes: Tensor
+    orig_sizes: Tensor
+
+
+class Prediction(TypedDict):
+    """Detections in one image, best first.
+
+    Keys:
+        scores: float32 [k], in 0..1, descending.
+        labels: int64 [k], contiguous.
+        boxes: float32 [k, 4], (x1, y1, x2, y2) in pixels of the original image.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    boxes: Tensor
+
+
+class DetectionOutput(TypedDict):
+    """What ``DetectionTask.validation_step`` and ``test_step`` return, so that callbacks can see predictions.
+
+    Keys:
+        loss: scalar.
+        predictions: one per image of the batch.
+    """
+
+    loss: Tensor
+    predictions: list[Prediction]
