@@ -1,0 +1,1 @@
+"""Data: formats, audit, cache, transforms, datamodules and the embedded data."""
