@@ -1,0 +1,39 @@
+# Two commands do everything on a machine with Python >= 3.11 and make: `make demo` and `make test`.
+# Both use .venv, which they make; a second call installs nothing. Inside an environment of your own:
+#   pip install -e ".[dev]"; python recipes/train_detr.py; make check BIN=
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    ?= $(VENV)/bin/
+PYTEST_ARGS ?=
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/.installed
+	$(BIN)python recipes/train_detr.py
+
+test: $(VENV)/.installed-dev
+	$(MAKE) --no-print-directory check
+
+check:
+	$(BIN)ruff check .
+	$(BIN)ruff format --check .
+	$(BIN)mypy
+	$(BIN)lint-imports
+	$(BIN)python -m pytest $(PYTEST_ARGS)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "dlrecipes needs Python 3.11 or newer, $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: pip runs again only when pyproject.toml, so perhaps a dependency, has changed.
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)python -m pip install --quiet --editable ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
