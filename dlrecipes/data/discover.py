@@ -1,0 +1,93 @@
+"""Finding out by itself which format a path holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from dlrecipes.data.boxes_csv import find_csv, read_csv
+from dlrecipes.data.coco import find_coco, read_coco
+from dlrecipes.data.layout import split_name
+from dlrecipes.data.records import DetectionSource
+from dlrecipes.data.voc import find_voc, read_voc
+from dlrecipes.data.yolo import find_yolo, read_yolo
+from dlrecipes.errors import UserError
+
+__all__ = ["read_detection"]
+
+_LOOKED_FOR = (
+    "COCO JSON (annotations/instances_*.json, *.json, train/_annotations.coco.json), "
+    "Pascal VOC (Annotations/*.xml, *.xml), YOLO (data.yaml with 'names') "
+    "and CSV (*.csv with image, x1, y1, x2, y2, label)"
+)
+
+
+def read_detection(path: str | Path) -> DetectionSource:
+    """Read a detection data set of any supported format; images are not decoded.
+
+    Args:
+        path: a folder, or one annotation file (``.json``, ``.yaml``, ``.csv``). In a folder, COCO goes before VOC,
+            VOC before YOLO, YOLO before CSV. A folder that holds nothing but one folder is entered.
+
+    Returns:
+        The records by split. Where the data names no split, all records are under ``"all"``: see
+        `dlrecipes.data.split.split_by_seed`.
+
+    Raises:
+        UserError: if the path is missing or empty, holds no known format, or holds one that cannot be parsed.
+    """
+    try:
+        source = _read(Path(path).expanduser())
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read ({error.strerror}).") from error
+    order = ("train", "trainval", "val", "test")
+    names = sorted(source.splits, key=lambda n: order.index(n) if n in order else len(order))
+    return replace(source, splits={n: source.splits[n] for n in names})
+
+
+def _read(given: Path) -> DetectionSource:
+    if not given.exists():
+        raise UserError(f"{given} does not exist; give the folder of a data set, or a .json, .yaml or .csv file.")
+    if given.is_file():
+        return _read_file(given)
+    if not any(given.iterdir()):
+        raise UserError(f"{given} is empty; give a folder with images and {_LOOKED_FOR}.")
+    source = _read_folder(given)
+    inner = given
+    while source is None and (inner_only := _only_folder(inner)) is not None:
+        inner = inner_only
+        source = _read_folder(inner)
+    if source is None:
+        raise UserError(f"{given} holds no known annotation format; looked for {_LOOKED_FOR}.")
+    return source
+
+
+def _read_folder(root: Path) -> DetectionSource | None:
+    if coco := find_coco(root):
+        return read_coco(root, coco)
+    if voc := find_voc(root):
+        return read_voc(root, voc)
+    if (yolo := find_yolo(root)) is not None:
+        return read_yolo(yolo)
+    if table := find_csv(root):
+        return read_csv(root, table)
+    return None
+
+
+def _read_file(file: Path) -> DetectionSource:
+    split = split_name(file.stem) or "all"
+    match file.suffix.lower():
+        case ".json":
+            root = file.parent.parent if file.parent.name == "annotations" else file.parent
+            return read_coco(root, {split: file})
+        case ".yaml" | ".yml":
+            return read_yolo(file)
+        case ".csv":
+            return read_csv(file.parent, {split: file})
+    raise UserError(f"{file} is no annotation file; give the folder of the data set, or a .json, .yaml or .csv file.")
+
+
+def _only_folder(folder: Path) -> Path | None:
+    """The one sub-folder of a folder that holds no other, as archives often unpack (``VOCdevkit/VOC2007``)."""
+    folders = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
+    return folders[0] if len(folders) == 1 else None

@@ -1,0 +1,96 @@
+"""Reading image files: one decoder for audit, training and prediction, so that all three see the same pixels.
+
+Pillow decodes, not OpenCV: it raises on a truncated JPEG (OpenCV 4 returns the rest as grey, without an error), prints
+nothing on stderr, and was the faster one on BCCD (2.5 against 4.5 ms for 640×480).
+
+EXIF orientation is ignored: pixels come as stored. COCO's annotations and pycocotools count that way, and it makes
+``width × height`` of the file a fact that does not depend on metadata. The audit says how many files carry a rotation,
+and refuses those whose annotation was evidently made on the rotated picture.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dlrecipes.errors import UserError
+
+__all__ = ["EXIF_ORIENTATION", "decode_image", "image_size", "read_image"]
+
+EXIF_ORIENTATION = 0x0112
+
+# What Pillow's readers raise on broken files, beside OSError (whose subclass says "cannot identify image file").
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Decode an image file completely.
+
+    Grey, palette, CMYK and 16-bit images become RGB (16 bits are scaled to 8); an alpha channel is dropped, not
+    blended. EXIF orientation is ignored.
+
+    Args:
+        path: JPEG, PNG, BMP, TIFF, WebP or whatever else Pillow reads; the suffix is not looked at.
+
+    Returns:
+        uint8 [H, W, 3], RGB, contiguous and writable.
+
+    Raises:
+        UserError: naming the file, if it is missing, cut off, or not an image.
+    """
+    return decode_image(path)[0]
+
+
+def decode_image(path: str | Path) -> tuple[NDArray[np.uint8], int]:
+    """`read_image` plus the EXIF orientation that was ignored (1: none).
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Odd metadata and large images are warned about; pixels decide here, and a bomb is an error of its own.
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+                pixels = _to_rgb(image)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image file.") from None
+    except _BROKEN as error:
+        raise UserError(f"{path} cannot be decoded as an image ({_reason(error, path)}).") from error
+    return pixels, int(orientation) if isinstance(orientation, int) else 1
+
+
+def image_size(path: str | Path) -> tuple[int, int] | None:
+    """(width, height) from the header alone, without decoding; None if the file is missing or not an image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                return image.size
+    except _BROKEN:
+        return None
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels; save it with 8 or 16 bits per channel")
+    if image.mode.startswith("I"):
+        # Pillow opens 16-bit grey files as "I;16*" or, in older versions, "I"; its own conversion to 8 bits saturates.
+        wide = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        grey = ((wide + 128) // 257).astype(np.uint8)
+        return np.ascontiguousarray(np.repeat(grey[:, :, None], 3, axis=2))
+    if image.mode in ("P", "PA") and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _reason(error: BaseException, path: str | Path) -> str:
+    text = str(error).strip().rstrip(".") or type(error).__name__
+    return "not an image file" if "cannot identify image file" in text else text.replace(repr(str(path)), "file")

@@ -1,0 +1,133 @@
+"""Splits for data that brings none: stratified, a function of the seed and the file names alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrecipes.data.records import DetectionRecord, DetectionSource
+from dlrecipes.errors import UserError
+
+__all__ = ["iterative_stratification", "split_by_seed"]
+
+
+def split_by_seed(
+    source: DetectionSource, seed: int = 0, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+) -> DetectionSource:
+    """Give a data set a ``train`` and a ``val`` split where it lacks one, and say so in its notes.
+
+    - both given: unchanged.
+    - no split at all (``"all"``, or a single split that is not ``train``): all three are made, by ``fractions``.
+    - ``train`` without ``val``: ``val`` is taken from ``train``, train : val as in ``fractions``.
+    - ``trainval`` without ``train``: both are taken from it.
+    - ``test`` is left as it is, and not taken from data that names a training split.
+
+    Which image goes where depends on the seed, the paths and the labels, not on the order of the records. Each part
+    gets an image if there are as many as parts; a single image is both ``train`` and ``val``.
+
+    Args:
+        source: a parsed data set.
+        seed: any integer ≥ 0.
+        fractions: parts of train, val and test, ≥ 0, summing to 1; test may be 0.
+
+    Raises:
+        ValueError: if ``fractions`` are not as above.
+        UserError: if there are several splits, but none to train on.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or min(fractions[:2]) == 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions={fractions}: needs (train, val, test), train and val > 0, test ≥ 0, summing to 1")
+    if seed < 0:
+        raise ValueError(f"seed={seed}: needs an integer ≥ 0")
+    splits: dict[str, list[DetectionRecord]] = dict(source.splits)
+    if "train" in splits and "val" in splits:
+        return source
+    usable = ("train", "trainval", "all")
+    pool = next((name for name in [*usable, *splits] if name in splits), "")
+    if not pool or (pool not in usable and len(splits) > 1):
+        raise UserError(f"{source.root}: the splits are {', '.join(splits)}; name the one to train on 'train'.")
+    records = splits.pop(pool)
+    parts = {n: p for n, p in zip(("train", "val", "test"), fractions, strict=True) if p > 0 and n not in splits}
+    if pool in ("train", "trainval"):
+        parts.pop("test", None)
+    kept = {r.path for part in splits.values() for r in part}
+    records = [r for r in records if r.path not in kept]
+    made = _split_records(records, list(parts), list(parts.values()), len(source.classes), seed)
+    counts = ", ".join(f"{name} {len(part)}" for name, part in made.items())
+    origin = "no split was given" if pool == "all" else f"only {pool!r} was given to train on"
+    note = f"{origin}: stratified by class with seed {seed} into {counts}"
+    notes = (*(n for n in source.notes if n != "no split is given"), note)
+    return replace(source, splits={**made, **splits}, notes=notes)
+
+
+def _split_records(
+    records: list[DetectionRecord], names: list[str], parts: list[float], num_classes: int, seed: int
+) -> dict[str, list[DetectionRecord]]:
+    if not records:
+        return {name: [] for name in names}
+    if len(records) == 1:
+        return {name: list(records) for name in names[:2]}
+    ordered = sorted(records, key=lambda r: r.path)
+    presence = np.zeros((len(ordered), num_classes + 1), dtype=np.bool_)
+    for row, record in zip(presence, ordered, strict=True):
+        row[record.labels] = True
+        row[-1] = len(record.labels) == 0  # images without objects are spread like one more class
+    choice = iterative_stratification(presence, parts, seed)
+    return {name: [ordered[i] for i in np.flatnonzero(choice == k)] for k, name in enumerate(names)}
+
+
+def iterative_stratification(presence: NDArray[np.bool_], parts: Sequence[float], seed: int) -> NDArray[np.int64]:
+    """Distribute images over parts so that each class is spread in the wished proportion, the rarest class first.
+
+    Sechidis, Tsoumakas and Vlahavas, "On the stratification of multi-label data" (2011), with two additions: part
+    sizes are met exactly (rounded; each part gets an image where there are enough), and ties go to the part with the
+    most room left, then to the seed.
+
+    Args:
+        presence: bool [n, c], whether image i shows class j.
+        parts: wished proportions, > 0; scaled to sum 1.
+        seed: for the order of images and for ties.
+
+    Returns:
+        int64 [n], the part of each image.
+
+    >>> presence = np.array([[True, False]] * 8 + [[True, True]] * 2)
+    >>> choice = iterative_stratification(presence, [0.5, 0.5], seed=0)
+    >>> np.bincount(choice).tolist(), np.bincount(choice[8:]).tolist()
+    ([5, 5], [1, 1])
+    """
+    rng = np.random.default_rng(seed)
+    share = np.asarray(parts, dtype=np.float64) / np.sum(parts)
+    room = _part_sizes(len(presence), share).astype(np.float64)
+    wanted = share[:, None] * presence.sum(axis=0)[None, :]
+    choice = np.full(len(presence), -1, dtype=np.int64)
+    shuffled = rng.permutation(len(presence))
+    while (choice < 0).any():
+        left = presence[choice < 0].sum(axis=0)
+        if not left.any():
+            images = shuffled[choice[shuffled] < 0]  # rows without any class
+            column = None
+        else:
+            column = int(np.argmin(np.where(left > 0, left, np.iinfo(np.int64).max)))
+            images = shuffled[(choice[shuffled] < 0) & presence[shuffled, column]]
+        for image in images:
+            wish = wanted[:, column] if column is not None else room
+            best = max(np.flatnonzero(room > 0), key=lambda k: (wish[k], room[k], rng.random()))
+            choice[image] = best
+            room[best] -= 1
+            wanted[best] -= presence[image]
+    return choice
+
+
+def _part_sizes(total: int, share: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Integers near ``total × share`` that sum to ``total``, none of them 0 while there are enough images."""
+    exact = total * share
+    sizes = np.floor(exact).astype(np.int64)
+    for k in np.argsort(sizes - exact, kind="stable")[: total - int(sizes.sum())]:
+        sizes[k] += 1
+    while (sizes == 0).any() and sizes.max() > 1:
+        sizes[np.argmax(sizes)] -= 1
+        sizes[np.flatnonzero(sizes == 0)[0]] += 1
+    return sizes

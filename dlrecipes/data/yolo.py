@@ -1,0 +1,220 @@
+"""YOLO text labels: ``data.yaml`` with names and folders, one text file an image.
+
+Format: https://docs.ultralytics.com/datasets/detect/. A line is ``class cx cy width height``, relative to the image, or
+``class x1 y1 x2 y2 ...``, a polygon, of which the surrounding box is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from dlrecipes.data.images import image_size
+from dlrecipes.data.layout import IMAGE_SUFFIXES, files_with_suffix, parse_numbers, read_lines, shown, split_name
+from dlrecipes.data.records import DetectionRecord, DetectionSource, make_record
+from dlrecipes.errors import UserError
+
+__all__ = ["find_yolo", "read_yolo"]
+
+# Slightly more than 1 is rounding, and clipped; more than this is pixels.
+_LARGEST_RELATIVE = 1.5
+
+
+@dataclass
+class _Reader:
+    """What is constant while the label files of one data set are read, and what is counted."""
+
+    root: Path
+    label: dict[int, int]
+    columns: int | None
+    unlabelled: int = 0
+    polygons: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def find_yolo(root: Path) -> Path | None:
+    """The YAML file of a folder that has ``names`` and a split: ``data.yaml`` if there are several; None if none."""
+    found = [p for p in files_with_suffix(root, ".yaml", ".yml") if _has_names(p)]
+    return next((p for p in found if p.stem == "data"), found[0] if found else None)
+
+
+def _has_names(path: Path) -> bool:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return any(line.startswith("names:") for line in lines)
+
+
+def read_yolo(file: Path) -> DetectionSource:
+    """Parse a YOLO data set.
+
+    An image without a label file is an image without objects, as the format has it; the notes count them.
+
+    Args:
+        file: the YAML file. Its ``train``, ``val`` and ``test`` are folders or lists of images, relative to its
+            ``path``, or to the file itself where that ``path`` does not exist here.
+
+    Raises:
+        UserError: for a YAML or label file that cannot be parsed, a class number without a name, values in pixels, or
+            a split without images or without any label file.
+    """
+    content = _load(file)
+    names = _class_names(content, file)
+    numbers = sorted(names)
+    keypoints = content.get("kpt_shape") is not None
+    reader = _Reader(file.parent, {n: i for i, n in enumerate(numbers)}, columns=4 if keypoints else None)
+    base = _base_folder(content, file, reader)
+    splits: dict[str, list[DetectionRecord]] = {}
+    for key, value in content.items():
+        split = split_name(str(key)) if isinstance(value, str | list) and key != "names" else None
+        if split is None or not value:
+            continue
+        records = _split_records(reader, base, file, str(key), value if isinstance(value, list) else [value])
+        if records:
+            splits[split] = records
+    if not splits:
+        raise UserError(f"{file}: neither 'train' nor 'val' names a folder of images; add them.")
+    if reader.unlabelled:
+        reader.notes.append(f"{reader.unlabelled} images without a label file count as images without objects")
+    if reader.polygons:
+        reader.notes.append(f"{reader.polygons} polygons: the box around each is used")
+    return DetectionSource(
+        root=str(file.parent),
+        format="yolo",
+        splits=splits,
+        classes=tuple(names[n] for n in numbers),
+        category_ids=tuple(numbers),
+        notes=tuple(reader.notes),
+    )
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise UserError(f"{file}: the YAML is invalid{place}; correct it.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: a YOLO data.yaml needs 'names' and 'train'; correct it.")
+    return content
+
+
+def _class_names(content: dict[str, Any], file: Path) -> dict[int, str]:
+    """Class name by number, from a list or a mapping."""
+    given = content.get("names")
+    if isinstance(given, list):
+        given = dict(enumerate(given))
+    if not isinstance(given, dict) or not given or not all(str(k).isdecimal() for k in given):
+        raise UserError(f"{file}: 'names' is {given!r}; it needs a list of class names or a mapping number: name.")
+    names = {int(k): str(v) for k, v in given.items()}
+    count = content.get("nc")
+    if count is not None and count != len(names):
+        raise UserError(f"{file}: 'nc' is {count!r} but 'names' has {len(names)} classes; correct one of them.")
+    if len(set(names.values())) < len(names):
+        twice = next(n for n in names.values() if list(names.values()).count(n) > 1)
+        raise UserError(f"{file}: class {twice!r} is named twice under 'names'; give each class one number.")
+    return names
+
+
+def _base_folder(content: dict[str, Any], file: Path, reader: _Reader) -> Path:
+    written = content.get("path")
+    if not written:
+        return file.parent
+    base = file.parent / str(written)  # an absolute path replaces the parent
+    if base.is_dir():
+        return base
+    reader.notes.append(f"{file.name}: path {written!r} does not exist here, its own folder is used")
+    return file.parent
+
+
+def _split_records(reader: _Reader, base: Path, file: Path, key: str, places: list[Any]) -> list[DetectionRecord]:
+    images = [image for place in places for image in _images(base, file, key, str(place))]
+    if not images:
+        raise UserError(f"{file}: {key!r} is {places[0]!r}, where no image lies; correct the path.")
+    labels = [_label_file(image) for image in images]
+    if not any(p.is_file() for p in labels):
+        if split_name(key) == "test":
+            reader.notes.append(f"{key}: no image has a label file: left out")
+            return []
+        raise UserError(
+            f"{file}: no image under {key!r} has a label file, {images[0].name} for one has no {labels[0]}; "
+            "put the text files into labels/ beside images/."
+        )
+    return [_record(reader, image, text, i) for i, (image, text) in enumerate(zip(images, labels, strict=True))]
+
+
+def _images(base: Path, file: Path, key: str, place: str) -> list[Path]:
+    """Images of a folder (with its sub-folders) or of a text file that lists them."""
+    # Roboflow writes ../train/images for what lies in train/images beside the file.
+    options = [base / place, file.parent / place, file.parent / place.lstrip("./")]
+    found = next((p for p in options if p.exists()), None)
+    if found is None:
+        raise UserError(f"{file}: {key!r} is {place!r}, but {options[0]} does not exist; correct the path.")
+    if found.is_dir():
+        return sorted(p for p in found.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    lines = [line.strip() for line in read_lines(found)]
+    return [next((p for p in (base / n, found.parent / n) if p.is_file()), base / n) for n in lines if n]
+
+
+def _label_file(image: Path) -> Path:
+    """``images`` → ``labels``, the last one in the path; beside the image where there is no such folder."""
+    parts = list(image.with_suffix(".txt").parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "images":
+            return Path(*parts[:i], "labels", *parts[i + 1 :])
+    return image.with_suffix(".txt")
+
+
+def _record(reader: _Reader, image: Path, text: Path, image_id: int) -> DetectionRecord:
+    lines: list[str] = []
+    if text.is_file():
+        lines = read_lines(text)
+    else:
+        reader.unlabelled += 1
+    found = list(_objects(reader, text, lines))
+    # An unreadable image has no size here; the audit refuses or drops it before its boxes are looked at.
+    width, height = image_size(image) or (0, 0)
+    boxes = np.array([box for _, _, box in found]).reshape(-1, 4) * [width, height, width, height]
+    return make_record(
+        str(image),
+        (width, height),
+        boxes,
+        [label for _, label, _ in found],
+        image_id,
+        annotation=str(text),
+        object_ids=tuple(f"line {number}" for number, _, _ in found),
+    )
+
+
+def _objects(reader: _Reader, text: Path, lines: list[str]) -> Iterator[tuple[int, int, list[float]]]:
+    """(line number, label, relative corners) of each line."""
+    for number, line in enumerate(lines, start=1):
+        if not (fields := line.split()):
+            continue
+        where = f"{shown(text, reader.root)}, line {number}"
+        category, *values = parse_numbers(fields, where)
+        if category not in reader.label:
+            known = f"{min(reader.label)} to {max(reader.label)}"
+            raise UserError(
+                f"{where}: unknown category id {fields[0]}, 'names' has {known}; correct the line or add the name."
+            )
+        values = values[: reader.columns]
+        if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+            raise UserError(f"{where}: {len(fields)} values; it needs 'class cx cy width height', or a polygon.")
+        if large := [v for v in values if abs(v) > _LARGEST_RELATIVE]:
+            raise UserError(
+                f"{where}: {large[0]:g} looks like pixels; YOLO boxes are relative to the image, in 0..1: "
+                "divide by its width and height."
+            )
+        if len(values) > 4:
+            reader.polygons += 1
+            xs, ys = values[0::2], values[1::2]
+            corners = [min(xs), min(ys), max(xs), max(ys)]
+        else:
+            cx, cy, width, height = values
+            corners = [cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2]
+        yield number, reader.label[int(category)], corners
