@@ -1,0 +1,146 @@
+"""From what a user types to what jsonargparse reads: short names, presets, resume. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlrecipes.errors import UserError
+
+__all__ = ["ALIASES", "OWN_FLAGS", "Arguments", "read_arguments", "suggest"]
+
+ALIASES = {
+    "--data": "--data.path",
+    "--epochs": "--trainer.max_epochs",
+    "--devices": "--trainer.devices",
+    "--batch_size": "--data.batch_size",
+    "--lr": "--model.lr",
+    "--seed": "--seed_everything",
+    "-c": "--config",
+}
+"""Short flag -> the full name that it stands for."""
+
+OWN_FLAGS = (
+    *("--config", "--output", "--resume", "--ema", "--wandb", "--print_config", "--debug", "--help", "--help-all"),
+    *("--checkpoint_every_n_steps", "--checkpoint_every_n_minutes"),
+)
+
+_SWITCHES = {"--debug", "-h", "--help", "--help_all", "--print_config"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """A command line, read but not yet checked against the classes' signatures.
+
+    Attributes:
+        argv: what jsonargparse parses: every ``--config`` in order, then the overrides, all under their full names.
+        resume: run folder or checkpoint to go on from.
+        help: ``"short"``, ``"all"`` or ``""``.
+    """
+
+    argv: tuple[str, ...]
+    resume: Path | None = None
+    help: str = ""
+
+
+def read_arguments(argv: Sequence[str], preset: Path) -> Arguments:
+    """Reads a recipe's command line.
+
+    ``--config`` moves to the front, so that an override wins wherever it stands; without one, ``preset`` is the config,
+    and with ``--resume`` the run's own ``config.yaml`` is.
+
+    Args:
+        argv: the arguments, without the program's name.
+        preset: default preset; its folder is where the other presets are looked up by name.
+
+    Raises:
+        UserError: an option without its value, or a preset or run that does not exist.
+
+    Example:
+        >>> read_arguments(["--epochs", "3", "--batch-size=2"], Path("detr_fast.yaml")).argv
+        ('--config', 'detr_fast.yaml', '--trainer.max_epochs', '3', '--data.batch_size', '2')
+    """
+    configs: list[str] = []
+    overrides: list[str] = []
+    resume: Path | None = None
+    seen: set[str] = set()
+    tokens = list(argv)
+    while tokens:
+        name, has_value, value = tokens.pop(0).partition("=")
+        flag = _full_name(name)
+        if flag in _SWITCHES:
+            seen.add(flag)
+            if flag == "--print_config":
+                overrides.append(flag + has_value + value)
+            continue
+        if not flag.startswith("--"):
+            raise UserError(_unexpected_word(name))
+        if not has_value:
+            if not tokens:
+                raise UserError(f"{name} needs a value: see -h.")
+            value = tokens.pop(0)
+        if flag == "--config":
+            configs += ["--config", str(_find_config(value, preset.parent))]
+        elif flag == "--resume":
+            resume = Path(value)
+        else:
+            overrides += [flag, value]
+
+    if resume is not None:
+        configs = ["--config", str(_config_of_run(resume)), *configs]
+    elif not configs:
+        configs = ["--config", str(preset)]
+    wanted = "all" if "--help_all" in seen else "short" if seen & {"-h", "--help"} else ""
+    return Arguments(argv=(*configs, *overrides), resume=resume, help=wanted)
+
+
+def suggest(flag: str, known: Iterable[str]) -> str:
+    """``" Did you mean --epochs?"`` for the known flag closest to ``flag``, or ``""`` if none is close.
+
+    >>> suggest("--epoch", ["--epochs", "--data"])
+    ' Did you mean --epochs?'
+    """
+    known = sorted(set(known))
+    close = difflib.get_close_matches(flag, known, n=1, cutoff=0.6)
+    if not close:  # `--num_queries` for `--model.model.num_queries`: the right name without its namespace
+        tail = flag.lstrip("-").rpartition(".")[2]
+        close = [name for name in known if name.rpartition(".")[2] == tail][:1]
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _full_name(name: str) -> str:
+    """``--batch-size`` -> ``--data.batch_size``; words that are no option stay as they are."""
+    if name.startswith("--"):
+        name = "--" + name[2:].replace("-", "_")
+    return ALIASES.get(name, name)
+
+
+def _unexpected_word(word: str) -> str:
+    hint = f" Did you mean --data {word}?" if Path(word).exists() else " Options start with --; see -h."
+    return f"{word!r} belongs to no option.{hint}"
+
+
+def _find_config(value: str, folder: Path) -> Path:
+    """A file as it stands, or a preset of ``folder`` by its name."""
+    named = folder / value
+    for path in (Path(value), named, named.with_name(named.name + ".yaml")):
+        if path.is_file():
+            return path
+    presets = sorted(path.stem for path in folder.glob("*.yaml"))
+    raise UserError(
+        f"--config {value}: there is neither such a file nor a preset of that name (presets: {', '.join(presets)})."
+        + suggest(value, presets)
+    )
+
+
+def _config_of_run(resume: Path) -> Path:
+    """config.yaml of the run that ``resume`` (a folder, or a checkpoint somewhere inside it) belongs to."""
+    if not resume.exists():
+        raise UserError(f"--resume {resume}: there is no such run folder or checkpoint.")
+    start = resume.resolve()
+    for folder in (start, *start.parents)[:3]:
+        if (folder / "config.yaml").is_file():
+            return folder / "config.yaml"
+    raise UserError(f"--resume {resume}: no config.yaml there, so it is no run folder; runs are under --output.")

@@ -1,0 +1,79 @@
+"""jsonargparse's nested messages, turned into one sentence that names the option, the value and the remedy."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+
+import yaml
+
+from dlrecipes.cli.arguments import ALIASES, suggest
+
+__all__ = ["explain"]
+
+_UNKNOWN = re.compile(r"unrecognized arguments: (\S+)|Option '([^']+)' is not accepted")
+_NOT_IMPORTABLE = re.compile(
+    r"Problem with given class_path '([^']+)':\s+(No module named .*|module .* has no attribute .*)"
+)
+_WRONG_CLASS = re.compile(r"does not correspond to a subclass of (\w+)[\s\S]*?Given value: (.*)")
+_WRONG_VALUE = re.compile(r"""Parser key "([^"]+)":\s+Expected an? (.*)\. Got value: (.*)""")
+_NO_UNION_MEMBER = re.compile(
+    r"""Parser key "([^"]+)":\s+Does not validate against any of the Union subtypes\s+Subtypes: .*\s+Errors:\s+"""
+    r"""((?:- Expected .*\s+)+)Given value type: .*\s+Given value: (.*)"""
+)
+_KIND = re.compile(r"<class '([^']+)'>|typing\.Literal\[(.*)\]")
+_SHORT = {full: short for short, full in ALIASES.items() if len(short) > 2}
+
+
+def explain(message: str, argv: Sequence[str], known: Iterable[str]) -> str:
+    """One sentence for an error of jsonargparse.
+
+    Args:
+        message: text of the ``ArgumentError``.
+        argv: the options that were parsed, under their full names.
+        known: every option that exists.
+
+    Example:
+        >>> explain("unrecognized arguments: --epoch 3", ["--epoch", "3"], ["--epochs"])
+        'There is no option --epoch. Did you mean --epochs?'
+    """
+    if match := _UNKNOWN.search(message):
+        return _unknown((match[1] or match[2]).lstrip("-").partition("=")[0], argv, known)
+    if match := _NOT_IMPORTABLE.search(message):
+        path, reason = match[1], match[2].strip()
+        return f"Cannot import {path} ({reason}): give the import path of a class; the current folder is on the path."
+    if match := _WRONG_CLASS.search(message):
+        return f"{_option(argv, '', match[2])} needs a subclass of {match[1]}, which {match[2]} is not."
+    if matches := [*_WRONG_VALUE.findall(message), *_NO_UNION_MEMBER.findall(message)]:
+        key, expected, value = matches[-1]  # the innermost
+        kinds = [kind or choices for kind, choices in _KIND.findall(expected) if kind != "NoneType"]
+        return f"{_option(argv, key, value)} must be {' or '.join(kinds) or expected}, not {value!r}."
+    if "Problems parsing config" in message:
+        for name, path in itertools.pairwise(argv):
+            if name == "--config" and (problem := _yaml_problem(path)):
+                return problem
+    lines = [line.strip(" -") for line in message.splitlines()]
+    return " ".join(line for line in lines if line)[:400]
+
+
+def _unknown(name: str, argv: Sequence[str], known: Iterable[str]) -> str:
+    flag = next((token for token in argv if token.startswith("--") and token.endswith(name)), None)
+    if flag is None:
+        return f"The config sets {name}, which does not exist.{suggest('--' + name, known)}"
+    return f"There is no option {flag}.{suggest(flag, known)}"
+
+
+def _option(argv: Sequence[str], key: str, value: str) -> str:
+    """The option as the user may have typed it; the key alone where a config file set it."""
+    flag = next((name for name, given in itertools.pairwise(argv) if name.endswith(key) and given == value), key)
+    return _SHORT.get(flag, flag) or "the config"
+
+
+def _yaml_problem(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            yaml.safe_load(file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return f"--config {path} is no valid YAML: {' '.join(str(error).split())}."
+    return ""

@@ -1,0 +1,126 @@
+"""LightningCLI with the recipes' options; a wrong option becomes one sentence."""
+
+from __future__ import annotations
+
+import warnings
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from dlrecipes.cli.arguments import ALIASES, OWN_FLAGS
+from dlrecipes.cli.explain import explain
+from dlrecipes.errors import DLRecipesError, UserError
+
+__all__ = ["RecipeCLI"]
+
+_TRAINER_DEFAULTS = {
+    "num_sanity_val_steps": 0,  # the audit has read every file already
+    "use_distributed_sampler": False,  # the datamodule shards by rank itself, without duplicated samples
+    "enable_model_summary": False,  # the summary before training says it
+    "log_every_n_steps": 10,
+}
+
+
+class RecipeCLI(LightningCLI):
+    """Parses a recipe's options and makes task and datamodule; ``instantiate_trainer`` makes the trainer, later.
+
+    ``task`` and ``data`` are the defaults: both can be exchanged for a subclass by import path (``--model my.Task``).
+
+    Args:
+        task: default LightningModule class.
+        data: default LightningDataModule class.
+        argv: options as :func:`dlrecipes.cli.arguments.read_arguments` returns them.
+
+    Attributes:
+        config: everything that was set, as parsed.
+        model, datamodule: the instances.
+
+    Raises:
+        UserError: an option that does not exist or cannot take its value.
+    """
+
+    def __init__(self, task: type[LightningModule], data: type[LightningDataModule], argv: Sequence[str]) -> None:
+        self._argv = list(argv)
+        self._defaults = {"model": {"class_path": _path(task)}, "data": {"class_path": _path(data)}}
+        with warnings.catch_warnings():
+            # LightningCLI 2.6.6 calls names that jsonargparse 4.49 deprecated; nobody here can act on that.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            super().__init__(
+                task,
+                data,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=None,  # the run folder keeps it
+                trainer_defaults=_TRAINER_DEFAULTS,
+                seed_everything_default=0,
+                parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+                args=self._argv,
+                run=False,
+                auto_configure_optimizers=False,  # the task's own
+            )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults(self._defaults)
+        parser.add_argument("--output", type=str, default="runs", help="Parent folder of the numbered run folders.")
+        parser.add_argument(
+            "--wandb",
+            type=Literal["auto", "online", "offline", "off"],
+            default="auto",
+            help="Weights & Biases; auto = online with a key and a network, else offline.",
+        )
+        parser.add_argument(
+            "--ema", type=float | None, default=None, help="Decay of the moving average of the weights; null = none."
+        )
+        parser.add_argument(
+            "--checkpoint_every_n_steps", type=int | None, default=None, help="Also save last.ckpt every N steps."
+        )
+        parser.add_argument(
+            "--checkpoint_every_n_minutes", type=float | None, default=None, help="Also save last.ckpt every X minutes."
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        try:
+            self.config = parser.parse_args(self._argv)
+        except ArgumentError as error:
+            raise UserError(explain(str(error), self._argv, self._known_flags(parser))) from error
+
+    def instantiate_classes(self) -> None:
+        """Makes task and datamodule; the trainer needs the run folder, which must not be made for a wrong option."""
+        try:
+            self.config_init = self.parser.instantiate_classes(self.config)
+        except DLRecipesError:
+            raise
+        except ValueError as error:  # parts check their arguments in __init__ and name argument and value
+            raise UserError(" ".join(str(error).split())) from error
+        self.model = self.config_init["model"]
+        self.datamodule = self.config_init["data"]
+
+    def dump(self) -> str:
+        """The whole config as YAML; given to ``--config`` it makes the same run."""
+        return str(self.parser.dump(self.config, skip_unset=False))
+
+    def _known_flags(self, parser: LightningArgumentParser) -> list[str]:
+        """Every option that exists with the chosen config, nested ones included."""
+        count = 2 * sum(token == "--config" for token in self._argv)  # read_arguments puts them first
+        try:
+            config = parser.parse_args(self._argv[:count])
+        except ArgumentError:
+            config = parser.parse_args([])
+        return [*ALIASES, *OWN_FLAGS, *(f"--{name}" for name in _dotted(config.as_dict()))]
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if key == "init_args":
+            yield from _dotted(value, prefix)
+        elif key != "class_path":
+            yield prefix + key
+            if isinstance(value, Mapping):
+                yield from _dotted(value, f"{prefix}{key}.")

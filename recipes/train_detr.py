@@ -1,0 +1,35 @@
+"""Object detection with DETR: trains, tests, and leaves a folder with checkpoints, numbers and pictures.
+
+python recipes/train_detr.py                                       # embedded scenes, a few minutes on two CPU cores
+python recipes/train_detr.py --data path/to/data                   # COCO, Pascal VOC, YOLO or CSV, found by itself
+python recipes/train_detr.py --data path/to/coco --config detr_paper --devices 8
+torchrun --nproc-per-node 8 recipes/train_detr.py --data path/to/coco --config detr_paper --devices 8
+python recipes/train_detr.py --resume runs/detr-1                  # goes on exactly where it stopped
+python recipes/train_detr.py --model.criterion my_project.MyCriterion --model.criterion.gamma 3
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dlrecipes.cli import Recipe, train
+
+DETR = Recipe(
+    task="dlrecipes.tasks.DetectionTask",
+    data="dlrecipes.data.DetectionData",
+    preset=Path(__file__).parent / "configs" / "detr_fast.yaml",
+    monitor="val/map",
+    name="detr",
+    description="Object detection with DETR: trains, tests, leaves a folder with checkpoints, numbers and pictures.",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the command line says; returns the exit code."""
+    return train(DETR, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

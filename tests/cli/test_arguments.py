@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+
+from dlrecipes.cli.arguments import read_arguments, suggest
+from dlrecipes.errors import UserError
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Path:
+    for name in ("detr_fast", "detr_paper"):
+        (tmp_path / "configs").mkdir(exist_ok=True)
+        (tmp_path / "configs" / f"{name}.yaml").write_text("trainer: {max_epochs: 1}\n")
+    return tmp_path / "configs" / "detr_fast.yaml"
+
+
+def test_default_preset_comes_first(preset: Path) -> None:
+    assert read_arguments([], preset).argv == ("--config", str(preset))
+
+
+def test_short_names_become_full_names(preset: Path) -> None:
+    argv = ["--data", "here", "--batch-size=3", "--lr", "1e-3", "--seed=5", "--devices", "2", "--model.x.y_z", "1"]
+    assert read_arguments(argv, preset).argv[2:] == (
+        *("--data.path", "here", "--data.batch_size", "3", "--model.lr", "1e-3", "--seed_everything", "5"),
+        *("--trainer.devices", "2", "--model.x.y_z", "1"),
+    )
+
+
+def test_negative_and_option_like_values_belong_to_their_option(preset: Path) -> None:
+    assert read_arguments(["--trainer.max_steps", "-1"], preset).argv[2:] == ("--trainer.max_steps", "-1")
+
+
+def test_presets_by_name_or_path_layer_in_order_before_every_override(preset: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("{}")
+    paper = preset.with_stem("detr_paper")
+    read = read_arguments(["--epochs", "2", "--config", "detr_paper", "-c", str(own)], preset)
+    assert read.argv == ("--config", str(paper), "--config", str(own), "--trainer.max_epochs", "2")
+
+
+def test_resume_takes_the_config_of_the_run(preset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "detr-1"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text("{}")
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    checkpoint.touch()
+    for target in (run, checkpoint):
+        read = read_arguments(["--resume", str(target), "--epochs", "9"], preset)
+        assert read.resume == target
+        assert read.argv == ("--config", str(run / "config.yaml"), "--trainer.max_epochs", "9")
+
+
+@pytest.mark.parametrize(
+    ("argv", "wanted"), [(["-h"], "short"), (["--help"], "short"), (["--help-all"], "all"), ([], "")]
+)
+def test_help(argv: list[str], wanted: str, preset: Path) -> None:
+    assert read_arguments(argv, preset).help == wanted
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epochs"], "--epochs needs a value"),
+        (["nowhere"], "'nowhere' belongs to no option"),
+        (["--config", "detr_papr"], "Did you mean detr_paper?"),
+        (["--resume", "runs/none"], "no such run folder"),
+    ],
+)
+def test_one_sentence_for_what_cannot_be_used(argv: list[str], message: str, preset: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read_arguments(argv, preset)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_forgotten_data_option_is_suggested(preset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Did you mean --data "):
+        read_arguments([str(tmp_path)], preset)
+
+
+def test_resume_of_a_folder_that_is_no_run(preset: Path, tmp_path: Path) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        read_arguments(["--resume", str(tmp_path / "a" / "b" / "c")], preset)
+
+
+def test_suggestion_finds_a_name_without_its_namespace() -> None:
+    known = ["--model.model.num_queries", "--trainer.max_epochs"]
+    assert suggest("--num_queries", known) == " Did you mean --model.model.num_queries?"
+    assert suggest("--zzz", known) == ""
