@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from dlrecipes.data.scenes import CLASSES, DigitScenes, export_coco
+from dlrecipes.data.scenes import CLASSES, DigitScenes
+from dlrecipes.data.scenes_export import export_coco
 from dlrecipes.errors import UserError
 
 SPLITS = ("train", "val", "test")
