@@ -136,11 +136,9 @@ def _find_config(value: str, folder: Path) -> Path:
 
 
 def _config_of_run(resume: Path) -> Path:
-    """config.yaml of the run that ``resume`` (a folder, or a checkpoint somewhere inside it) belongs to."""
-    if not resume.exists():
-        raise UserError(f"--resume {resume}: there is no such run folder or checkpoint.")
-    start = resume.resolve()
-    for folder in (start, *start.parents)[:3]:
-        if (folder / "config.yaml").is_file():
-            return folder / "config.yaml"
-    raise UserError(f"--resume {resume}: no config.yaml there, so it is no run folder; runs are under --output.")
+    from dlrecipes.runs.folder import RunFolder
+
+    config = RunFolder.open(resume).config
+    if not config.is_file():
+        raise UserError(f"--resume {resume}: {config} is missing, so nobody knows the run's settings.")
+    return config

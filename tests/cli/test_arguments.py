@@ -63,7 +63,7 @@ def test_help(argv: list[str], wanted: str, preset: Path) -> None:
         (["--epochs"], "--epochs needs a value"),
         (["nowhere"], "'nowhere' belongs to no option"),
         (["--config", "detr_papr"], "Did you mean detr_paper?"),
-        (["--resume", "runs/none"], "no such run folder"),
+        (["--resume", "runs/none"], "'runs/none' does not exist"),
     ],
 )
 def test_one_sentence_for_what_cannot_be_used(argv: list[str], message: str, preset: Path) -> None:
@@ -79,9 +79,13 @@ def test_forgotten_data_option_is_suggested(preset: Path, tmp_path: Path) -> Non
 
 
 def test_resume_of_a_folder_that_is_no_run(preset: Path, tmp_path: Path) -> None:
-    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"no config\.yaml"):
-        read_arguments(["--resume", str(tmp_path / "a" / "b" / "c")], preset)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        read_arguments(["--resume", str(tmp_path / "run")], preset)
+    (checkpoints / "last.ckpt").touch()
+    with pytest.raises(UserError, match=r"config\.yaml is missing"):
+        read_arguments(["--resume", str(tmp_path / "run")], preset)
 
 
 def test_suggestion_finds_a_name_without_its_namespace() -> None:
