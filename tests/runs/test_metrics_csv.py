@@ -1,0 +1,129 @@
+import subprocess
+import sys
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from dlrecipes.runs.metrics_csv import MetricsCSV, MetricsResume, read_metrics
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # Lightning 2.6.6 on torch 2.14
+    pytest.mark.filterwarnings("ignore:.*exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]
+
+
+class Toy(pl.LightningModule):
+    """Its losses depend on (epoch, batch) only, so that a resumed run logs what the run left alone logs."""
+
+    def __init__(self, stop_at: int = -1) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+        self.stop_at = stop_at
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == self.stop_at:
+            raise KeyboardInterrupt
+        self.log("train/loss", float(self.current_epoch * 10 + batch_idx), on_step=True, on_epoch=True)
+        return self.layer(batch[0]).pow(2).mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/map", 0.5 + self.current_epoch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(folder, epochs, stop_at=-1, resume=False, every_n_train_steps=None):
+    checkpoint = pl.callbacks.ModelCheckpoint(
+        folder, save_last=True, enable_version_counter=False, every_n_train_steps=every_n_train_steps
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=epochs, log_every_n_steps=1, enable_progress_bar=False,
+        enable_model_summary=False, logger=MetricsCSV(folder / "metrics.csv"), callbacks=[checkpoint, MetricsResume()],
+    )  # fmt: skip
+    data = DataLoader(TensorDataset(torch.ones(8, 2)), batch_size=2)
+    try:
+        trainer.fit(Toy(stop_at), data, data, ckpt_path=str(folder / "last.ckpt") if resume else None)
+    except (KeyboardInterrupt, SystemExit):
+        assert stop_at >= 0
+
+
+def test_one_row_a_step_with_validation_and_epoch_means(tmp_path):
+    fit(tmp_path, epochs=2)
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert [row["step"] for row in rows] == list(range(8))
+    assert [row["epoch"] for row in rows] == [0] * 4 + [1] * 4
+    assert rows[3] == {"step": 3, "epoch": 0, "train/loss_step": 3, "val/map": 0.5, "train/loss_epoch": 1.5}
+    assert rows[5] == {"step": 5, "epoch": 1, "train/loss_step": 11}
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert header.split(",") == ["step", "epoch", "train/loss_step", "val/map", "train/loss_epoch"]
+
+
+@pytest.mark.parametrize("every_n_train_steps", [None, 3], ids=["epoch end", "mid epoch"])
+def test_resumed_run_has_the_rows_of_the_run_left_alone(tmp_path, every_n_train_steps):
+    fit(tmp_path / "whole", epochs=3, every_n_train_steps=every_n_train_steps)
+    fit(tmp_path / "cut", epochs=3, every_n_train_steps=every_n_train_steps, stop_at=7)
+    saved = torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)["global_step"]
+    cut = read_metrics(tmp_path / "cut" / "metrics.csv")
+    assert cut[-1]["step"] == 6
+    assert saved in (4, 6)  # so rows beyond the checkpoint are there to be dropped
+    with (tmp_path / "cut" / "metrics.csv").open("a") as file:
+        file.write("7,1,99")  # and a line that the kill cut off
+    fit(tmp_path / "cut", epochs=3, every_n_train_steps=every_n_train_steps, resume=True)
+    whole, resumed = read_metrics(tmp_path / "whole" / "metrics.csv"), read_metrics(tmp_path / "cut" / "metrics.csv")
+    if every_n_train_steps:  # the mean of an epoch that was cut in two is Lightning's business
+        for row in (*whole, *resumed):
+            row.pop("train/loss_epoch", None)
+    assert resumed == whole
+
+
+def test_a_resume_that_trains_nothing_keeps_all_rows(tmp_path):
+    fit(tmp_path, epochs=1)
+    before = (tmp_path / "metrics.csv").read_text()
+    logger = MetricsCSV(tmp_path / "metrics.csv")
+    logger.finalize("success")
+    assert (tmp_path / "metrics.csv").read_text() == before
+
+
+def test_later_columns_merge_and_rewrite(tmp_path):
+    path = tmp_path / "new" / "metrics.csv"
+    logger = MetricsCSV(path)
+    logger.log_metrics({"a": torch.tensor(0.5), "epoch": 0}, step=0)
+    logger.log_metrics({"lr": 1e-4}, step=0)  # a call without epoch belongs to the row of its step
+    logger.log_metrics({"a": 1.5, "epoch": 0}, step=1)
+    logger.log_metrics({"a": 1, "epoch": 0}, step=1)  # shorter than the text it replaces
+    logger.log_metrics({"a": float("nan"), "epoch": 1}, step=1)  # the same step in another epoch is another row
+    assert path.read_text() == "step,epoch,a,lr\n0,0,0.5,0.0001\n1,0,1.0,\n1,1,nan,\n"
+    logger.log_metrics({'odd, "name"': 2.0, "epoch": 1}, step=2)
+    assert read_metrics(path)[-1] == {"step": 2, "epoch": 1, 'odd, "name"': 2}
+    assert [p.name for p in path.parent.iterdir()] == ["metrics.csv"]
+
+
+def test_new_start_appends_and_drop_from_is_exact(tmp_path):
+    path = tmp_path / "metrics.csv"
+    for start in (0, 3):
+        logger = MetricsCSV(path)
+        for step in range(start, start + 3):
+            logger.log_metrics({"a": step}, step=step)
+    assert [row["a"] for row in read_metrics(path)] == [0, 1, 2, 3, 4, 5]
+    assert logger.drop_from(4) == 2
+    logger.log_metrics({"a": 40, "b": 1}, step=4)
+    assert [row["a"] for row in read_metrics(path)] == [0, 1, 2, 3, 40]
+    assert logger.drop_from(99) == 0
+
+
+def test_rows_survive_a_kill(tmp_path):
+    code = (
+        "import os, signal, sys\n"
+        "from dlrecipes.runs.metrics_csv import MetricsCSV\n"
+        "logger = MetricsCSV(sys.argv[1])\n"
+        "logger.log_metrics({'a': 1.0}, step=0); logger.log_metrics({'a': 2.0}, step=1)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.csv")], capture_output=True, check=False)
+    assert done.returncode == -9
+    assert [row["a"] for row in read_metrics(tmp_path / "m.csv")] == [1, 2]
