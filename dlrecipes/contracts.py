@@ -25,6 +25,8 @@ class DataInfo:
         num_train: images in the training split.
         max_objects: most objects in one image, over all splits (detection; 0 otherwise).
         image_size: longest image side in pixels after the evaluation transform.
+        shortest_side: shorter image side in pixels after it, unless the longer one would exceed ``image_size`` then
+            (DETR: 800, at most 1333); None: the longer side is always ``image_size``.
         mean, std: per channel, for images scaled to 0..1; applied on the device.
     """
 
@@ -35,6 +37,7 @@ class DataInfo:
     num_train: int
     max_objects: int
     image_size: int
+    shortest_side: int | None = None
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
@@ -48,7 +51,8 @@ class DataInfo:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataInfo:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
 
 class DetectionTarget(TypedDict):

@@ -1,0 +1,83 @@
+"""Batched box maths. torchvision's pairwise functions take two flat lists; these keep the leading dimensions apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+__all__ = ["cxcywh_to_xyxy", "inverse_sigmoid", "pairwise_giou", "pairwise_iou", "xyxy_to_cxcywh"]
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(cx, cy, w, h) → (x1, y1, x2, y2), any leading dimensions.
+
+    Example:
+        >>> [round(v, 4) for v in cxcywh_to_xyxy(torch.tensor([0.5, 0.5, 0.2, 0.4])).tolist()]
+        [0.4, 0.3, 0.6, 0.7]
+    """
+    out: Tensor = box_convert(boxes, "cxcywh", "xyxy")
+    return out
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """(x1, y1, x2, y2) → (cx, cy, w, h), any leading dimensions."""
+    out: Tensor = box_convert(boxes, "xyxy", "cxcywh")
+    return out
+
+
+def inverse_sigmoid(p: Tensor, eps: float = 1e-5) -> Tensor:
+    """log(p / (1 − p)) with p kept in [eps, 1 − eps], so that a box at the border has a finite gradient."""
+    return torch.logit(p, eps=eps)
+
+
+def _intersection_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    size = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:]) - torch.maximum(
+        a[..., :, None, :2], b[..., None, :, :2]
+    )
+    size = size.clamp(min=0)
+    intersection = size[..., 0] * size[..., 1]
+    area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
+    area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
+    return intersection, area_a[..., :, None] + area_b[..., None, :] - intersection
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """|A ∩ B| / |A ∪ B| of every pair.
+
+    Args:
+        a: [..., N, 4] as (x1, y1, x2, y2).
+        b: [..., M, 4], same leading dimensions.
+
+    Returns:
+        [..., N, M]; 0 where both boxes have no area.
+
+    Example:
+        >>> pairwise_iou(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[0.0, 0, 2, 1], [2, 2, 3, 3]])).tolist()
+        [[0.5, 0.0]]
+    """
+    intersection, union = _intersection_union(a, b)
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU − |C ∖ (A ∪ B)| / |C| with C the smallest box around both (Rezatofighi et al., 2019, arXiv:1902.09630).
+
+    Args:
+        a: [..., N, 4] as (x1, y1, x2, y2).
+        b: [..., M, 4], same leading dimensions.
+
+    Returns:
+        [..., N, M] in [−1, 1].
+
+    Example:
+        >>> pairwise_giou(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[2.0, 0, 3, 1]])).round(decimals=4).tolist()
+        [[-0.3333]]
+    """
+    intersection, union = _intersection_union(a, b)
+    around = torch.maximum(a[..., :, None, 2:], b[..., None, :, 2:]) - torch.minimum(
+        a[..., :, None, :2], b[..., None, :, :2]
+    )
+    hull = around[..., 0] * around[..., 1]
+    tiny = torch.finfo(union.dtype).tiny
+    return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)

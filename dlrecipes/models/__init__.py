@@ -1,0 +1,5 @@
+"""Networks."""
+
+from dlrecipes.models.detr import DETR
+
+__all__ = ["DETR"]

@@ -1,0 +1,164 @@
+"""Which query answers for which object: the cheapest one-to-one assignment, all layers and images in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from dlrecipes.functional.boxes import cxcywh_to_xyxy, pairwise_giou
+
+__all__ = ["HungarianMatcher", "PaddedTargets", "pad_targets", "solve"]
+
+_WORST = 1e8  # above any finite cost, small enough to be added up in float64
+
+
+class PaddedTargets(TypedDict):
+    """Targets of a batch in one tensor each.
+
+    Keys:
+        labels: int64 [B, T], 0 where there is no object.
+        boxes: float32 [B, T, 4], a unit box where there is no object.
+        valid: bool [B, T].
+        counts: objects in each image, on the host.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    valid: Tensor
+    counts: list[int]
+
+
+def pad_targets(targets: Sequence[dict[str, Tensor]], device: torch.device, repeat: int = 1) -> PaddedTargets:
+    """Put the targets of a batch side by side; T is the most objects in one image, times ``repeat``.
+
+    Args:
+        targets: per image ``{"labels": int64 [n], "boxes": float32 [n, 4]}``, cxcywh.
+        device: of the result.
+        repeat: copies of each object (one-to-many matching).
+    """
+    counts = [len(t["labels"]) * repeat for t in targets]
+    size = max(counts, default=0)
+    labels = torch.zeros(len(targets), size, dtype=torch.int64, device=device)
+    boxes = torch.full((len(targets), size, 4), 0.5, device=device)
+    for i, (target, n) in enumerate(zip(targets, counts, strict=True)):
+        labels[i, :n] = target["labels"].to(device, non_blocking=True).repeat(repeat)
+        boxes[i, :n] = target["boxes"].to(device, non_blocking=True).float().repeat(repeat, 1)
+    host = torch.arange(size) < torch.tensor(counts, dtype=torch.int64)[:, None]
+    return {"labels": labels, "boxes": boxes, "valid": host.to(device, non_blocking=True), "counts": counts}
+
+
+def solve(costs: Sequence[Tensor], counts: Sequence[list[int]]) -> list[Tensor]:
+    """Assign a query to every object, for several cost arrays with one copy to the host.
+
+    Args:
+        costs: arrays float32 [L_i, B, Q_i, T_i].
+        counts: for each array the objects of each image (columns beyond are padding).
+
+    Returns:
+        For each array int64 [L_i, B, T_i] on its device: the query of each object, Q_i in the padding.
+
+    Raises:
+        ValueError: more objects than queries.
+    """
+    flat = torch.cat([c.detach().float().flatten() for c in costs]).cpu().numpy()  # the step's only wait for the device
+    # A NaN is matched last instead of raising here, where one rank would leave the others waiting: the criterion makes
+    # the loss NaN, and NonFiniteStop then ends all ranks together.
+    flat = np.nan_to_num(flat, nan=_WORST, posinf=_WORST, neginf=_WORST)
+    start, found = 0, []
+    for cost, sizes in zip(costs, counts, strict=True):
+        layers, batch, queries, width = cost.shape
+        if sizes and max(sizes) > queries:
+            raise ValueError(
+                f"an image has {max(sizes)} objects but there are only {queries} queries: raise num_queries"
+            )
+        array = flat[start : start + cost.numel()].reshape(cost.shape)
+        start += cost.numel()
+        query_of = np.full((layers, batch, width), queries, dtype=np.int64)
+        for layer in range(layers):
+            for image, n in enumerate(sizes):
+                query, target = linear_sum_assignment(array[layer, image, :, :n])
+                query_of[layer, image, target] = query
+        found.append(torch.from_numpy(query_of).to(cost.device, non_blocking=True))
+    return found
+
+
+class HungarianMatcher(nn.Module):
+    r"""Cost of giving query q to object t, and the assignment with the least sum (Carion et al., 2020, eq. 1).
+
+    .. math:: C = \lambda_c\, c_{cls} + \lambda_1 \lVert b_q - b_t \rVert_1 - \lambda_g\, \text{GIoU}(b_q, b_t)
+
+    :math:`c_{cls}` is :math:`-p_q(t)` for a softmax head; for a sigmoid head the difference of the focal losses of
+    a positive and a negative, α .25, γ 2 (Deformable DETR). Costs are float32 and never pair different images.
+
+    Args:
+        cost_class, cost_bbox, cost_giou: the weights λ; 1, 5, 2 in the paper, 2, 5, 2 with a sigmoid head.
+        sigmoid: kind of class head.
+
+    Raises:
+        ValueError: all weights are 0.
+
+    Example:
+        >>> out = {"pred_logits": torch.tensor([[[0.0, 9.0], [9.0, 0.0]]]), "pred_boxes": torch.full((1, 2, 4), 0.5)}
+        >>> HungarianMatcher()(out, [{"labels": torch.tensor([0]), "boxes": torch.full((1, 4), 0.5)}])
+        [(tensor([1]), tensor([0]))]
+    """
+
+    def __init__(
+        self, cost_class: float = 1.0, cost_bbox: float = 5.0, cost_giou: float = 2.0, *, sigmoid: bool = False
+    ) -> None:
+        super().__init__()
+        if not (cost_class or cost_bbox or cost_giou):
+            raise ValueError("cost_class, cost_bbox and cost_giou are all 0: nothing to match by")
+        self.cost_class, self.cost_bbox, self.cost_giou, self.sigmoid = cost_class, cost_bbox, cost_giou, sigmoid
+
+    def _class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        index = labels[None, :, None, :].expand(*logits.shape[:3], -1)
+        if not self.sigmoid:
+            return -logits.softmax(-1).gather(-1, index)
+        chosen = logits.gather(-1, index)
+        p = chosen.sigmoid()
+        positive = 0.25 * (1 - p) ** 2 * nn.functional.softplus(-chosen)
+        negative = 0.75 * p**2 * nn.functional.softplus(chosen)
+        return positive - negative
+
+    @torch.no_grad()
+    def costs(self, logits: Tensor, boxes: Tensor, targets: PaddedTargets) -> Tensor:
+        """Costs [L, B, Q, T] of logits [L, B, Q, C'] and boxes [L, B, Q, 4] (cxcywh); columns of padding are finite."""
+        cost = self.cost_class * self._class_cost(logits.float(), targets["labels"])
+        boxes, goal = boxes.float(), targets["boxes"][None]
+        cost += self.cost_bbox * (boxes[:, :, :, None] - goal[:, :, None]).abs().sum(-1)
+        return cost - self.cost_giou * pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal))
+
+    @torch.no_grad()
+    def forward(
+        self, outputs: dict[str, Tensor], targets: Sequence[dict[str, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]] | list[list[tuple[Tensor, Tensor]]]:
+        """Assign.
+
+        Args:
+            outputs: ``pred_logits`` [B, Q, C'] and ``pred_boxes`` [B, Q, 4], or both with a leading layer dimension.
+            targets: per image ``labels`` and ``boxes``.
+
+        Returns:
+            For each image (queries, objects), both int64 on the host, sorted by query; with a layer dimension, such a
+            list for each layer.
+        """
+        logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
+        layered = logits.dim() == 4
+        if not layered:
+            logits, boxes = logits[None], boxes[None]
+        padded = pad_targets(targets, logits.device)
+        assigned = solve([self.costs(logits, boxes, padded)], [padded["counts"]])[0].cpu()
+        pairs = [
+            [
+                (query.sort().values, query.argsort())
+                for query in (row[:n] for row, n in zip(layer, padded["counts"], strict=True))
+            ]
+            for layer in assigned
+        ]
+        return pairs if layered else pairs[0]

@@ -1,0 +1,230 @@
+"""Object detection as a task: any model, any criterion, COCO metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.detection import MeanAveragePrecision
+
+from dlrecipes.contracts import DataInfo, DetectionBatch, DetectionOutput, Prediction
+from dlrecipes.errors import UserError
+from dlrecipes.functional.boxes import cxcywh_to_xyxy
+from dlrecipes.models.detr import DETR, SetCriterion
+from dlrecipes.models.initialise import initialise
+from dlrecipes.tasks.base import BaseTask
+
+__all__ = ["DetectionTask"]
+
+_METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
+
+
+class DetectionTask(BaseTask):
+    """Train a detector on ``DetectionBatch``es.
+
+    Args:
+        model: called as ``model(images, mask)`` → outputs for the criterion, with ``model.postprocess(outputs,
+            orig_sizes)`` → predictions. Default: the paper's DETR-R50.
+        criterion: called as ``criterion(outputs, targets)`` → a scalar, or a dict of unweighted losses whose weights
+            are in ``criterion.weights`` (by name without the layer's suffix; a name that is not there is only logged).
+            Default: the paper's.
+        init: a checkpoint to take weights from, ours or the DETR authors'; what does not fit is left as it is, and rows
+            of the class head are copied by class name. To go on with a run is another thing: ``--resume``.
+        optimizer, optimizer_args, lr, backbone_lr, weight_decay, decay_all, schedule, warmup_steps, channels_last:
+            as in ``BaseTask``.
+
+    Example:
+        >>> from dlrecipes.models import DETR
+        >>> task = DetectionTask(DETR("test_resnet", pretrained_backbone=False), lr=1e-3)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        criterion: nn.Module | None = None,
+        *,
+        init: str | None = None,
+        optimizer: str = "torch.optim.AdamW",
+        optimizer_args: dict[str, Any] | None = None,
+        lr: float = 1e-4,
+        backbone_lr: float | None = None,
+        weight_decay: float = 1e-4,
+        decay_all: bool = False,
+        schedule: str = "cosine",
+        warmup_steps: int = 0,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__(
+            DETR() if model is None else model,
+            optimizer=optimizer,
+            optimizer_args=optimizer_args,
+            lr=lr,
+            backbone_lr=backbone_lr,
+            weight_decay=weight_decay,
+            decay_all=decay_all,
+            schedule=schedule,
+            warmup_steps=warmup_steps,
+            channels_last=channels_last,
+        )
+        if not callable(getattr(self.model, "postprocess", None)):
+            raise ValueError(f"{type(self.model).__name__} has no postprocess(outputs, orig_sizes): add one")
+        self.init = init
+        self.criterion = criterion if criterion is not None else self.configure_loss()
+        self.val_metric, self.test_metric = self.configure_metrics(), self.configure_metrics()
+
+    # ---- hooks ----------------------------------------------------------------------------------------------------
+
+    def configure_loss(self) -> nn.Module:
+        """The criterion where none is given."""
+        return SetCriterion()
+
+    def configure_metrics(self) -> Metric:
+        """A metric with ``update(predictions, targets)`` in pixels, torchmetrics' format."""
+        return MeanAveragePrecision(backend="faster_coco_eval", class_metrics=True)
+
+    def default_info(self) -> DataInfo:
+        """Class names ``class_0`` ... as many as the model has."""
+        classes = int(getattr(self.model, "num_classes", 0))
+        if not classes:
+            raise UserError("the model has no num_classes and there is no datamodule to ask: set task.info")
+        names = tuple(f"class_{i}" for i in range(classes))
+        return DataInfo(
+            task="detection",
+            classes=names,
+            category_ids=tuple(range(classes)),
+            class_counts=(0,) * classes,
+            num_train=0,
+            max_objects=0,
+            image_size=0,
+        )
+
+    def bind(self, info: DataInfo) -> None:
+        """Also raise the detections counted an image where images hold more than 100 objects, and take ``init``."""
+        super().bind(info)
+        for metric in (self.val_metric, self.test_metric):
+            if isinstance(metric, MeanAveragePrecision):
+                metric.warn_on_many_detections = False
+        if self.init is not None:
+            report = initialise(self.model, self.init, classes=info.classes)
+            if self._trainer is None or self._trainer.is_global_zero:
+                print(report)
+
+    # ---- steps ----------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> Any:
+        """uint8 images to the model's outputs."""
+        return self.model(self.normalise(images, mask), mask)
+
+    def step(self, batch: DetectionBatch) -> tuple[Any, Tensor, dict[str, Tensor]]:
+        """Outputs, the loss to minimise, and its unweighted terms."""
+        outputs = self(batch["images"], batch["mask"])
+        losses = self.criterion(outputs, batch["targets"])
+        if isinstance(losses, Tensor):
+            return outputs, losses, {}
+        return outputs, self.weigh(losses), losses
+
+    def weigh(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Σ weight · loss. ``loss_bbox_3`` and ``loss_bbox_enc`` weigh what ``loss_bbox`` does."""
+        weights: Mapping[str, float] | None = getattr(self.criterion, "weights", None)
+        if weights is None:
+            return torch.stack(list(losses.values())).sum()
+        terms = []
+        for name, value in losses.items():
+            stem, _, suffix = name.rpartition("_")
+            base = stem if name not in weights and (suffix.isdigit() or suffix == "enc") else name
+            if base in weights:
+                terms.append(weights[base] * value)
+        if not terms:
+            raise ValueError(f"criterion.weights has none of {', '.join(losses)}: nothing to minimise")
+        return torch.stack(terms).sum()
+
+    def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
+        """One step; logs ``train/loss`` and the terms of the last layer."""
+        _, loss, terms = self.step(batch)
+        size = len(batch["targets"])
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=size)
+        shown = {
+            f"train/{name}": value.detach()
+            for name, value in terms.items()
+            if not name.rpartition("_")[2].isdigit() and not name.endswith("_enc")
+        }
+        self.log_dict(shown, on_step=False, on_epoch=True, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> DetectionOutput:
+        """Loss and predictions of one validation batch."""
+        return self._evaluate(batch, "val", self.val_metric)
+
+    def test_step(self, batch: DetectionBatch, batch_idx: int) -> DetectionOutput:
+        """Loss and predictions of one test batch."""
+        return self._evaluate(batch, "test", self.test_metric)
+
+    def predict_step(self, batch: DetectionBatch, batch_idx: int) -> list[Prediction]:
+        """Predictions in pixels of the original images."""
+        return self._predictions(self(batch["images"], batch["mask"]), batch)
+
+    def _predictions(self, outputs: Any, batch: DetectionBatch) -> list[Prediction]:
+        postprocess: Any = self.model.postprocess
+        found: list[Prediction] = postprocess(outputs, batch["orig_sizes"])
+        return found
+
+    def _evaluate(self, batch: DetectionBatch, stage: str, metric: Metric) -> DetectionOutput:
+        # crowd regions are ground truth to be ignored, not to be matched by the loss
+        training_targets = [
+            {"labels": t["labels"][~t["iscrowd"]], "boxes": t["boxes"][~t["iscrowd"]]} for t in batch["targets"]
+        ]
+        outputs = self(batch["images"], batch["mask"])
+        losses = self.criterion(outputs, training_targets)
+        loss = losses if isinstance(losses, Tensor) else self.weigh(losses)
+        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(training_targets), sync_dist=True)
+        predictions = [
+            Prediction(scores=p["scores"].cpu(), labels=p["labels"].cpu(), boxes=p["boxes"].cpu())
+            for p in self._predictions(outputs, batch)
+        ]
+        metric.update(predictions, self._truth(batch))
+        return {"loss": loss, "predictions": predictions}
+
+    @staticmethod
+    def _truth(batch: DetectionBatch) -> list[dict[str, Tensor]]:
+        truth = []
+        for target, size in zip(batch["targets"], batch["orig_sizes"].cpu(), strict=True):
+            height, width = size.tolist()
+            scale = torch.tensor([width, height, width, height], dtype=torch.float64)
+            boxes = cxcywh_to_xyxy(target["boxes"].cpu().double()) * scale
+            truth.append(
+                {
+                    "boxes": boxes.float(),
+                    "labels": target["labels"].cpu(),
+                    "area": target["area"].cpu(),
+                    "iscrowd": target["iscrowd"].cpu().long(),
+                }
+            )
+        return truth
+
+    # ---- ends of epochs -------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation split."""
+        self._log_metrics("val", self.val_metric)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test split."""
+        self._log_metrics("test", self.test_metric)
+
+    def _log_metrics(self, stage: str, metric: Metric) -> None:
+        values = metric.compute()
+        metric.reset()
+        # every rank has computed the same numbers: nothing to reduce
+        self.log_dict(
+            {f"{stage}/{name}": values[name].float() for name in _METRICS if name in values}, rank_zero_only=False
+        )
+        per_class, labels = values.get("map_per_class"), values.get("classes")
+        if per_class is None or labels is None or self.info is None or per_class.numel() < 1:
+            return
+        found = dict(zip(labels.reshape(-1).tolist(), per_class.reshape(-1), strict=False))
+        self.log_dict(
+            {f"{stage}/map_class/{name}": found[i].float() for i, name in enumerate(self.info.classes) if i in found}
+        )
