@@ -223,9 +223,9 @@ def build_transform(spec: str | DetectionTransform, image_size: int, *, flip: bo
     return _imported(spec)
 
 
-def eval_transform(spec: str | DetectionTransform, image_size: int) -> DetectionTransform:
-    """The transform of evaluation: the paper's (800, 1333) for ``"paper"``, otherwise longer side to ``image_size``."""
-    return ResizeShortest() if spec == "paper" else ResizeLongest(image_size)
+def eval_transform(image_size: int, shortest_side: int | None = None) -> DetectionTransform:
+    """The transform of evaluation and prediction: what ``DataInfo.image_size`` and ``DataInfo.shortest_side`` say."""
+    return ResizeLongest(image_size) if shortest_side is None else ResizeShortest(shortest_side, image_size)
 
 
 def _imported(path: str) -> DetectionTransform:

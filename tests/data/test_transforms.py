@@ -193,8 +193,8 @@ def test_presets_and_import_paths():
     assert build_transform("light", 64, flip=False).flip is False
     assert isinstance(build_transform("dlrecipes.data.transforms.ResizeShortest", 64), ResizeShortest)
     assert build_transform(USER, 64) is USER
-    assert isinstance(eval_transform("paper", 64), ResizeShortest)
-    assert isinstance(eval_transform("light", 64), ResizeLongest)
+    assert isinstance(eval_transform(1333, 800), ResizeShortest)
+    assert isinstance(eval_transform(64), ResizeLongest)
 
 
 @pytest.mark.parametrize(

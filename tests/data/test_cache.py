@@ -1,0 +1,190 @@
+import os
+import pickle
+import re
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import cv2
+import numpy as np
+import pytest
+
+from dlrecipes.data import cache as cache_module
+from dlrecipes.data.cache import ImageCache
+from dlrecipes.data.records import make_record
+from dlrecipes.errors import UserError
+
+SIZES = [(40, 30), (64, 80), (9, 200), (33, 31)]  # height, width
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DLRECIPES_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "images"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    images, records = [], []
+    for number, (height, width) in enumerate(SIZES):
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        path = tmp_path / f"{number}.png"
+        cv2.imwrite(str(path), image[:, :, ::-1])
+        images.append(image)
+        records.append(make_record(str(path), (width, height), [], [], number))
+    return images, records
+
+
+@pytest.fixture
+def decoded():
+    """Counts calls of the decoder."""
+    with patch.object(cache_module, "read_image", wraps=cache_module.read_image) as counter:
+        yield counter
+
+
+def check(cache, images):
+    for index, image in enumerate(images):
+        assert np.array_equal(cache[index], image)
+        assert cache[index].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "decodings"),
+    [
+        ({}, "kept in memory", 4),
+        ({"memory_bytes": 0}, r"kept in .*\.bin", 4),
+        ({"memory_bytes": 0, "limit_bytes": 10}, "exceed the cache limit of 0 MB: each is decoded when needed", 12),
+    ],
+)
+def test_where_pictures_are_kept(pictures, decoded, options, says, decodings):
+    images, records = pictures
+    cache = ImageCache(records, None, **options)
+    assert len(cache) == 4
+    check(cache, images)
+    check(cache, images[:2])
+    assert decoded.call_count == decodings
+    assert re.search(says, cache.note)
+    assert cache[1].flags.writeable is (decodings != 4)
+
+
+def test_pictures_are_scaled_down_only(pictures):
+    images, records = pictures
+    cache = ImageCache(records, 64)
+    assert [cache[i].shape[:2] for i in range(4)] == [(40, 30), (51, 64), (3, 64), (33, 31)]
+    assert np.array_equal(cache[0], images[0])
+    assert np.array_equal(cache[1], cv2.resize(images[1], (64, 51), interpolation=cv2.INTER_AREA))
+
+
+def test_second_run_finds_the_file(pictures, decoded, folder):
+    images, records = pictures
+    ImageCache(records, None, memory_bytes=0)
+    check(ImageCache(records, None, memory_bytes=0), images)
+    assert decoded.call_count == 4
+    assert len(list(folder.glob("*.bin"))) == 1
+    assert not list(folder.glob("*.partial"))
+
+
+def test_another_size_or_a_changed_picture_is_another_file(pictures, decoded, folder):
+    images, records = pictures
+    ImageCache(records, None, memory_bytes=0)
+    ImageCache(records, 50, memory_bytes=0)
+    os.utime(records[0].path, (1, 1))
+    check(ImageCache(records, None, memory_bytes=0), images)
+    assert decoded.call_count == 12
+    assert len(list(folder.glob("*.bin"))) == 3
+
+
+def cut_off(file):
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def overwrite_middle(file):
+    content = bytearray(file.read_bytes())
+    content[:-12] = bytes(len(content) - 12)
+    file.write_bytes(bytes(content))
+
+
+def overwrite_end(file):
+    file.write_bytes(file.read_bytes()[:-12] + b"x" * 12)
+
+
+@pytest.mark.parametrize("damage", [cut_off, overwrite_middle, overwrite_end])
+def test_a_damaged_file_is_written_anew(pictures, decoded, folder, damage):
+    images, records = pictures
+    ImageCache(records, None, memory_bytes=0)
+    damage(next(folder.glob("*.bin")))
+    check(ImageCache(records, None, memory_bytes=0), images)
+    assert decoded.call_count == 8
+
+
+def test_a_crash_while_writing_leaves_no_file(pictures, folder):
+    images, records = pictures
+    with patch.object(cache_module, "read_image", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        ImageCache(records, None, memory_bytes=0)
+    assert not list(folder.glob("*.bin"))
+    assert not list(folder.glob("*.partial"))
+    check(ImageCache(records, None, memory_bytes=0), images)
+
+
+def test_of_many_at_once_one_decodes(pictures, decoded):
+    images, records = pictures
+    with ThreadPoolExecutor(4) as pool:
+        caches = list(pool.map(lambda _: ImageCache(records, None, memory_bytes=0), range(4)))
+    for cache in caches:
+        check(cache, images)
+    assert decoded.call_count == 4
+
+
+def test_sent_to_a_worker_without_its_pixels(pictures, decoded):
+    images, records = pictures
+    cache = ImageCache(records, None, memory_bytes=0)
+    sent = pickle.dumps(cache)
+    assert len(sent) < cache.total_bytes / 4
+    check(pickle.loads(sent), images)
+    check(pickle.loads(pickle.dumps(ImageCache(records, None))), images)
+    assert decoded.call_count == 8
+
+
+def test_folder_that_cannot_be_written(pictures, tmp_path, monkeypatch):
+    images, records = pictures
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DLRECIPES_CACHE", str(tmp_path / "file"))
+    cache = ImageCache(records, None, memory_bytes=0)
+    assert "cannot be kept in" in cache.note
+    check(cache, images)
+
+
+def test_too_little_space(pictures, folder):
+    images, records = pictures
+    with patch.object(cache_module.shutil, "disk_usage", return_value=SimpleNamespace(free=9)):
+        cache = ImageCache(records, None, memory_bytes=0)
+    assert "more than half of the 0 MB that are free" in cache.note
+    check(cache, images)
+    assert not list(folder.glob("*.bin"))
+
+
+def test_files_unused_longest_are_removed(pictures, folder):
+    images, records = pictures
+    ImageCache(records[:1], None, memory_bytes=0)
+    old = next(folder.glob("*.bin"))
+    os.utime(old, (1, 1))
+    second = ImageCache(records[1:], None, memory_bytes=0, limit_bytes=25_000)
+    assert not old.exists()
+    check(second, images[1:])
+
+
+def test_a_picture_that_changed_its_size_is_refused(pictures):
+    _, records = pictures
+    cv2.imwrite(records[2].path, np.zeros((5, 5, 3), np.uint8))
+    with pytest.raises(UserError, match=r"2\.png is 5x5 now, but was 200x9 when the data was checked"):
+        ImageCache(records, None)
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="max_side must be at least 1, got 0"):
+        ImageCache([], 0)
+
+
+def test_no_pictures():
+    assert len(ImageCache([], None)) == 0
