@@ -114,8 +114,10 @@ def repair_boxes(record: DetectionRecord, root: str = "") -> tuple[DetectionReco
         findings.append(Finding(kind, _where(record, int(i), root), detail))
     keep = ~gone
     before, after = box_areas(record.boxes), box_areas(clipped)
-    shrink = np.divide(after, before, out=np.ones_like(after), where=before > 0)
-    return replace(record, boxes=clipped, areas=record.areas * shrink).select(keep), findings
+    known = np.isfinite(record.areas) & np.isfinite(before) & (before > 0)
+    areas = np.where(known, record.areas, after)
+    areas[known] *= after[known] / before[known]
+    return replace(record, boxes=clipped, areas=areas).select(keep), findings
 
 
 def _any(condition: NDArray[np.bool_]) -> NDArray[np.bool_]:

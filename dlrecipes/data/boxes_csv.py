@@ -23,7 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlrecipes.data.images import image_size
-from dlrecipes.data.layout import check_class_names, files_with_suffix, parse_numbers, shown, split_folders, split_name
+from dlrecipes.data.layout import (
+    check_class_names,
+    files_with_suffix,
+    in_split_order,
+    parse_numbers,
+    shown,
+    split_folders,
+    split_name,
+)
 from dlrecipes.data.records import DetectionRecord, DetectionSource, make_record
 from dlrecipes.errors import UserError
 
@@ -115,6 +123,7 @@ def read_csv(root: Path, files: dict[str, Path]) -> DetectionSource:
     for split, path in files.items():
         for name, found in _read_rows(path, root, split).items():
             splits.setdefault(name, []).extend(found.items())
+    splits = in_split_order(splits)
     used = {split: {n for _, rows in images for n in rows.names} for split, images in splits.items()}
     check_class_names(used)
     classes = sorted(set().union(*used.values()))

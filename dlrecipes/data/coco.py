@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlrecipes.data.layout import check_class_names, files_with_suffix, parse_numbers, shown, split_folders, split_name
+from dlrecipes.data.layout import (
+    check_class_names,
+    files_with_suffix,
+    in_split_order,
+    parse_numbers,
+    shown,
+    split_folders,
+    split_name,
+)
 from dlrecipes.data.records import DetectionRecord, DetectionSource, Finding, make_record
 from dlrecipes.errors import UserError
 
@@ -82,7 +90,7 @@ def read_coco(root: Path, files: dict[str, Path]) -> DetectionSource:
         UserError: for a file that cannot be parsed, an annotation of an unknown image or category, a category whose id
             or name means something else in another split, or a split none of whose images is found.
     """
-    parsed = {split: _load(path, root) for split, path in files.items()}
+    parsed = {split: _load(path, root) for split, path in in_split_order(files).items()}
     categories, notes = _merge_categories(list(parsed.values()))
     position = {category: label for label, category in enumerate(categories)}
     problems: list[Finding] = []

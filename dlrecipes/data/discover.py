@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from dlrecipes.data.boxes_csv import find_csv, read_csv
@@ -37,12 +36,9 @@ def read_detection(path: str | Path) -> DetectionSource:
         UserError: if the path is missing or empty, holds no known format, or holds one that cannot be parsed.
     """
     try:
-        source = _read(Path(path).expanduser())
+        return _read(Path(path).expanduser())
     except OSError as error:
         raise UserError(f"{error.filename or path} cannot be read ({error.strerror}).") from error
-    order = ("train", "trainval", "val", "test")
-    names = sorted(source.splits, key=lambda n: order.index(n) if n in order else len(order))
-    return replace(source, splits={n: source.splits[n] for n in names})
 
 
 def _read(given: Path) -> DetectionSource:

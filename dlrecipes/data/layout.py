@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from dlrecipes.errors import UserError
 
@@ -15,6 +16,7 @@ __all__ = [
     "check_class_names",
     "files_with_suffix",
     "image_index",
+    "in_split_order",
     "parse_numbers",
     "read_lines",
     "shown",
@@ -23,6 +25,8 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+
+T = TypeVar("T")
 
 _SPLIT_WORDS = {
     "train": "train",
@@ -47,6 +51,12 @@ def split_name(name: str) -> str | None:
     if {"train", "val"} <= set(words):
         return "trainval"
     return words[0] if words else None
+
+
+def in_split_order(splits: Mapping[str, T]) -> dict[str, T]:
+    """The same mapping with train, trainval, val and test first, in this order."""
+    order = {name: i for i, name in enumerate(("train", "trainval", "val", "test"))}
+    return {name: splits[name] for name in sorted(splits, key=lambda n: order.get(n, len(order)))}
 
 
 def split_folders(root: Path) -> dict[str, Path]:

@@ -22,6 +22,7 @@ from dlrecipes.data.layout import (
     check_class_names,
     files_with_suffix,
     image_index,
+    in_split_order,
     parse_numbers,
     read_lines,
     shown,
@@ -96,6 +97,7 @@ def read_voc(root: Path, files: dict[str, list[Path]]) -> DetectionSource:
         UserError: for a file that cannot be parsed or class names that contradict each other between splits.
     """
     folders = _ImageFolders(root)
+    files = in_split_order(files)
     unique = dict.fromkeys(path for paths in files.values() for path in paths)
     parsed = {path: _parse(path, folders) for path in unique}
     used = {split: {n for path in paths for n in parsed[path].names} for split, paths in files.items()}

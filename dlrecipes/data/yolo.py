@@ -15,7 +15,15 @@ import numpy as np
 import yaml
 
 from dlrecipes.data.images import image_size
-from dlrecipes.data.layout import IMAGE_SUFFIXES, files_with_suffix, parse_numbers, read_lines, shown, split_name
+from dlrecipes.data.layout import (
+    IMAGE_SUFFIXES,
+    files_with_suffix,
+    in_split_order,
+    parse_numbers,
+    read_lines,
+    shown,
+    split_name,
+)
 from dlrecipes.data.records import DetectionRecord, DetectionSource, make_record
 from dlrecipes.errors import UserError
 
@@ -84,7 +92,7 @@ def read_yolo(file: Path) -> DetectionSource:
     return DetectionSource(
         root=str(file.parent),
         format="yolo",
-        splits=splits,
+        splits=in_split_order(splits),
         classes=tuple(names[n] for n in numbers),
         category_ids=tuple(numbers),
         notes=tuple(reader.notes),
