@@ -68,9 +68,11 @@ def _split_of(path: Path, root: Path) -> str | None:
 
 
 def _looks_like_coco(path: Path) -> bool:
-    """By its first keys, so that a file that is cut off is still recognised and reported as such."""
+    """By its name or its first keys, so that a file that is cut off is still recognised and reported as such."""
     if path.name.startswith(_OTHER_TASKS):
         return False
+    if path.parent.name == "annotations" or path.name.endswith(".coco.json"):
+        return True
     with path.open("rb") as file:
         head = file.read(4096)
     return any(f'"{key}"'.encode() in head for key in _KEYS)
@@ -266,6 +268,7 @@ def _image_folder(file: _CocoFile, root: Path, split: str, names: list[str]) -> 
     bases = [file.path.parent, root, root / "images", file.path.parent / "images", root / "data", root / "JPEGImages"]
     candidates = [*bases, *(b / n for b in bases for n in (stem, split))]
     candidates += [found[split] for b in bases if b.is_dir() and split in (found := split_folders(b))]
+    candidates += sorted(root.iterdir())
     folders = list(dict.fromkeys(c for c in candidates if c.is_dir()))
     sample = names[:: max(1, len(names) // 20)]
     score = {folder: sum((folder / n).is_file() for n in sample) for folder in folders}

@@ -137,7 +137,9 @@ class _ImageFolders:
             for folder in folders:
                 if stem in self.index(folder):
                     return self.index(folder)[stem]
-        home = next((f for f in folders[1:] if f.is_dir() and self.index(f)), beside)
+        # Not there: say where it would be expected.
+        apart = self.root / "JPEGImages" if beside.name.lower() == "annotations" else beside
+        home = next((f for f in folders[1:] if self.index(f)), apart)
         suffix = Path(name).suffix if Path(name).suffix.lower() in IMAGE_SUFFIXES else ".jpg"
         return home / f"{annotation.stem}{suffix}"
 

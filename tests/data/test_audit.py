@@ -75,6 +75,14 @@ def test_annotation_for_a_missing_image(tiny, layout):
     assert [f.kind for f in report.findings] == ["image missing (left out)"] * 2
 
 
+def test_all_images_missing_beside_voc_annotations(tiny):
+    tiny.write_voc()
+    for file in (tiny.root / "JPEGImages").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=r"JPEGImages/im_0.png does not exist \(7 more like it\)"):
+        audit(read_detection(tiny.root))
+
+
 def test_missing_image_in_a_yolo_list(tiny):
     tiny.write_yolo()
     tiny.write_text("train.txt", "images/train/im 0.png\nimages/train/im 9.png\n")

@@ -122,6 +122,20 @@ def test_json_cut_off_names_line_and_column(tiny):
         read_detection(tiny.root)
 
 
+@pytest.mark.parametrize("content", ["", "{", '{"info": 1'])
+def test_a_file_cut_off_at_once_is_not_passed_over(tiny, content):
+    tiny.write_coco()
+    tiny.write_text("annotations/instances_train2017.json", content)
+    with pytest.raises(UserError, match=r"instances_train2017.json: the JSON breaks off or is invalid at line 1"):
+        read_detection(tiny.root)
+
+
+def test_images_in_a_folder_of_any_name(tiny):
+    tiny.write_images(tiny.root / "photos", tiny.items)
+    tiny.write_text("boxes.json", tiny.coco_json(tiny.items))
+    tiny.check(read_detection(tiny.root), ["all"])
+
+
 def _first(**changes):
     return lambda entries: [{**entries[0], **changes}, *entries[1:]]
 
