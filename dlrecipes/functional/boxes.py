@@ -71,8 +71,8 @@ def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
         [..., N, M] in [−1, 1].
 
     Example:
-        >>> pairwise_giou(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[2.0, 0, 3, 1]])).round(decimals=4).tolist()
-        [[-0.3333]]
+        >>> pairwise_giou(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[2.0, 0, 3, 1]]))
+        tensor([[-0.3333]])
     """
     intersection, union = _intersection_union(a, b)
     around = torch.maximum(a[..., :, None, 2:], b[..., None, :, 2:]) - torch.minimum(

@@ -110,7 +110,7 @@ class SetCriterion(nn.Module):
     @staticmethod
     def _num_boxes(count: int, device: torch.device) -> Tensor:
         """Objects per process, averaged over all of them: every rank divides by the same number."""
-        total = torch.tensor(float(count), device=device)
+        total = torch.full((), float(count), device=device)  # a fill: torch.tensor would wait for the device
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(total)
             total = total / dist.get_world_size()
@@ -149,8 +149,8 @@ class SetCriterion(nn.Module):
             return loss.sum((1, 2)) / weight[label].sum((1, 2))
         one_hot = F.one_hot(label, self.num_classes + 1)[..., : self.num_classes].to(logits.dtype)
         if self.class_loss == "focal":
-            loss: Tensor = sigmoid_focal_loss(logits, one_hot, alpha=0.25, gamma=2.0)
-            return loss.sum((1, 2, 3)) / num_boxes
+            focal: Tensor = sigmoid_focal_loss(logits, one_hot, alpha=0.25, gamma=2.0)
+            return focal.sum((1, 2, 3)) / num_boxes
         quality = torch.zeros(layers, batch, queries + 1, device=logits.device)
         quality.scatter_(2, query_of, self._iou(matched.detach(), goal))
         loss = varifocal_loss(logits, one_hot * quality[:, :, :queries, None])

@@ -216,7 +216,7 @@ class DETR(nn.Module):
             }
         chosen = self.proposals(memory, height, width, small)
         scene = Scene(
-            features=self.sample_proj(features[self.sample_stride]) if self.in_box else source,
+            features=self._sampled_map(features, mask),
             scale=None if mask is None else _unpadded_share(mask),
             memory=memory,
             position=position,
@@ -229,6 +229,15 @@ class DETR(nn.Module):
             "proposal_logits": chosen.logits if padding is None else _silence(chosen.logits, padding, self.sigmoid),
             "proposal_boxes": chosen.boxes,
         }
+
+    def _sampled_map(self, features: dict[int, Tensor], mask: Tensor | None) -> Tensor:
+        """What in-box sampling reads; 0 in the padding, as beyond the border of an image that is not padded."""
+        if not self.in_box:
+            return features[self.feature_stride]
+        sampled: Tensor = self.sample_proj(features[self.sample_stride])
+        if mask is None:
+            return sampled
+        return sampled.masked_fill(resize_mask(mask, (sampled.shape[-2], sampled.shape[-1]))[:, None], 0.0)
 
     def postprocess(self, outputs: dict[str, Tensor], orig_sizes: Tensor) -> list[Prediction]:
         """Detections in pixels of images of ``orig_sizes`` [B, 2] (height, width), best first."""
