@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from dlrecipes.errors import UserError
 
-__all__ = ["CLASSES", "LONG_TAIL_RATIO", "SPLIT_SIZES", "DigitScenes"]
+__all__ = ["CLASSES", "LONG_TAIL_RATIO", "MAX_OBJECTS", "SPLIT_SIZES", "DigitScenes"]
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLIT_SIZES = {"train": 2400, "val": 300, "test": 300}
+MAX_OBJECTS = 8  # in one scene
 LONG_TAIL_RATIO = 50.0  # most frequent class : rarest class, as in the usual long-tailed CIFAR benchmarks
 
-_MAX_OBJECTS = 8
 _MIN_HEIGHT, _MAX_HEIGHT = 15.0, 38.5
 _MAX_ANGLE = math.radians(20.0)
 _MAX_COVER = 0.2  # of the smaller of two boxes
@@ -170,7 +170,7 @@ class DigitScenes:
 
     def _compose(self, rng: np.random.Generator) -> list[_Digit]:
         """Which digits go where; later ones lie on top."""
-        wanted = int(rng.integers(1, _MAX_OBJECTS + 1))
+        wanted = int(rng.integers(1, MAX_OBJECTS + 1))
         traits = rng.random((wanted, 9))
         spots = rng.random((wanted, _ATTEMPTS, 2))
         labels = np.searchsorted(self._class_cdf, traits[:, 0], side="right").clip(max=len(CLASSES) - 1)

@@ -1,0 +1,91 @@
+"""Facts about detection data: which splits are used, and the `DataInfo` that parts are told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from dlrecipes.contracts import DataInfo
+from dlrecipes.data.records import DetectionSource
+from dlrecipes.data.scenes import CLASSES, MAX_OBJECTS, DigitScenes
+from dlrecipes.data.split import split_by_seed
+from dlrecipes.errors import UserError
+
+__all__ = ["files_info", "scenes_info", "scenes_report", "with_splits"]
+
+
+def with_splits(
+    source: DetectionSource, names: tuple[str, str, str], *, val_fraction: float, seed: int
+) -> DetectionSource:
+    """The source with the splits that are used, in the order train, val, test; missing ones are made by seed.
+
+    Args:
+        source: as read.
+        names: of the splits to train, validate and test on. A test split that does not exist is left out.
+        val_fraction, seed: see `dlrecipes.data.DetectionData`.
+
+    Raises:
+        UserError: if a name that is not the default one does not exist.
+    """
+    train, val, test = names
+    for name, default in ((train, "train"), (val, "val"), (test, "test")):
+        if name != default and name not in source.splits:
+            raise UserError(f"{source.root} has no split {name!r}, only {', '.join(source.splits)}: choose of these.")
+    if not {train, val} <= set(source.splits):
+        named = {"train", "trainval", "test"} & set(source.splits)
+        rest = 0.0 if named else val_fraction
+        source = split_by_seed(source, seed, (1.0 - val_fraction - rest, val_fraction, rest))
+    return replace(source, splits={name: source.splits[name] for name in names if name in source.splits})
+
+
+def files_info(
+    source: DetectionSource, train_split: str, *, image_size: int, shortest_side: int | None = None
+) -> DataInfo:
+    """Facts about an audited source; crowd regions do not count as objects."""
+    train = source.splits[train_split]
+    counts = np.zeros(len(source.classes), dtype=np.int64)
+    for record in train:
+        counts += np.bincount(record.labels[~record.iscrowd], minlength=len(counts))
+    return DataInfo(
+        task="detection",
+        classes=source.classes,
+        category_ids=source.category_ids,
+        class_counts=tuple(counts.tolist()),
+        num_train=len(train),
+        max_objects=max(int((~record.iscrowd).sum()) for records in source.splits.values() for record in records),
+        image_size=image_size,
+        shortest_side=shortest_side,
+    )
+
+
+def scenes_info(
+    scenes: DigitScenes, *, image_size: int, shortest_side: int | None = None, max_queries: int | None = None
+) -> DataInfo:
+    """Facts about embedded training scenes; classes are counted in those of epoch 0.
+
+    Raises:
+        UserError: if scenes may hold more objects than there are queries.
+    """
+    if max_queries is not None and max_queries < MAX_OBJECTS:
+        raise UserError(
+            f"The embedded scenes hold up to {MAX_OBJECTS} objects, but max_queries is {max_queries}: raise it."
+        )
+    labels = np.concatenate([scenes.labels(0, index) for index in range(len(scenes))])
+    return DataInfo(
+        task="detection",
+        classes=CLASSES,
+        category_ids=tuple(range(1, len(CLASSES) + 1)),  # as in the export: COCO counts from 1
+        class_counts=tuple(np.bincount(labels, minlength=len(CLASSES)).tolist()),
+        num_train=len(scenes),
+        max_objects=MAX_OBJECTS,
+        image_size=image_size,
+        shortest_side=shortest_side,
+    )
+
+
+def scenes_report(info: DataInfo) -> str:
+    """Objects of each class as a table of text."""
+    rows = [*zip(info.classes, info.class_counts, strict=True), ("all", sum(info.class_counts))]
+    table = "\n".join(f"  {name:<6} {count:>6}" for name, count in rows)
+    return f"Embedded scenes, objects of {info.num_train} training scenes (epoch 0):\n{table}\n"

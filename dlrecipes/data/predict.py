@@ -1,0 +1,64 @@
+"""Pictures to predict on: files, folders or both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from dlrecipes.contracts import DataInfo
+from dlrecipes.data.collate import collate_detection
+from dlrecipes.data.dataset import PredictImages
+from dlrecipes.data.sampler import EpochSampler
+from dlrecipes.data.transforms import eval_transform
+from dlrecipes.errors import UserError
+
+__all__ = ["IMAGE_SUFFIXES", "find_images", "predict_loader"]
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def find_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
+    """The image files among ``paths``: files as given, folders searched with all below them, in order of name.
+
+    Raises:
+        UserError: if a path is missing or a folder holds no image.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not given:
+        raise UserError("No image to predict on was given: give files or a folder.")
+    found: list[str] = []
+    for path in map(Path, given):
+        if path.is_dir():
+            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not inside:
+                raise UserError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+            found += inside
+        elif path.is_file():
+            found.append(str(path))
+        else:
+            raise UserError(f"{path} does not exist: give image files or a folder of them.")
+    return found
+
+
+def predict_loader(
+    paths: str | Path | Sequence[str | Path],
+    info: DataInfo,
+    *,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[Any]:
+    """Batches of bare pictures, resized as ``info`` says that evaluation does it; targets are empty.
+
+    Raises:
+        UserError: see `find_images`.
+    """
+    dataset = PredictImages(find_images(paths), eval_transform(info.image_size, info.shortest_side))
+    sampler = EpochSampler(len(dataset), shuffle=False, rank=rank, world_size=world_size)
+    return DataLoader(
+        dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers, collate_fn=collate_detection
+    )
