@@ -1,0 +1,72 @@
+"""A run's folder, numbers, pictures, tracking and report."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlrecipes.runs.console import EpochLines, make_progress
+    from dlrecipes.runs.curves import CurvesPicture, draw_curves
+    from dlrecipes.runs.detection_curves import DetectionConfusion, DetectionCurves
+    from dlrecipes.runs.detection_pictures import PredictionPictures, TrainBatchPicture
+    from dlrecipes.runs.folder import RunFolder
+    from dlrecipes.runs.metrics_csv import MetricsCSV, MetricsResume, read_metrics
+    from dlrecipes.runs.pictures import DetectionPicture, class_color, draw_boxes, draw_tile, save_grid
+    from dlrecipes.runs.report import final_block, write_model_card
+    from dlrecipes.runs.tracking import WandbTracker, make_tracker
+
+__all__ = [
+    "CurvesPicture",
+    "DetectionConfusion",
+    "DetectionCurves",
+    "DetectionPicture",
+    "EpochLines",
+    "MetricsCSV",
+    "MetricsResume",
+    "PredictionPictures",
+    "RunFolder",
+    "TrainBatchPicture",
+    "WandbTracker",
+    "class_color",
+    "draw_boxes",
+    "draw_curves",
+    "draw_tile",
+    "final_block",
+    "make_progress",
+    "make_tracker",
+    "read_metrics",
+    "save_grid",
+    "write_model_card",
+]
+
+# Lightning, matplotlib and W&B take seconds to import, so a name is imported when it is first asked for.
+_MODULES = {
+    "CurvesPicture": "curves",
+    "DetectionConfusion": "detection_curves",
+    "DetectionCurves": "detection_curves",
+    "DetectionPicture": "pictures",
+    "EpochLines": "console",
+    "MetricsCSV": "metrics_csv",
+    "MetricsResume": "metrics_csv",
+    "PredictionPictures": "detection_pictures",
+    "RunFolder": "folder",
+    "TrainBatchPicture": "detection_pictures",
+    "WandbTracker": "tracking",
+    "class_color": "pictures",
+    "draw_boxes": "pictures",
+    "draw_curves": "curves",
+    "draw_tile": "pictures",
+    "final_block": "report",
+    "make_progress": "console",
+    "make_tracker": "tracking",
+    "read_metrics": "metrics_csv",
+    "save_grid": "pictures",
+    "write_model_card": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -152,6 +152,7 @@ class RunFolder:
         return self.path / "MODEL_CARD.md"
 
     def prediction_picture(self, epoch: int) -> Path:
+        """The sheet drawn after ``epoch`` epochs, counted from 1 as on the console."""
         return self.predictions / f"epoch_{epoch:03d}.png"
 
     def write_config(self, text: str) -> None:

@@ -1,0 +1,199 @@
+"""Callbacks that show a person what a detector is fed and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from dlrecipes.contracts import DetectionBatch, DetectionOutput, Prediction
+from dlrecipes.functional.boxes import cxcywh_to_xyxy
+from dlrecipes.runs.folder import RunFolder
+from dlrecipes.runs.pictures import TRUE_COLOR, DetectionPicture, class_color, draw_tile, save_grid
+
+__all__ = ["DetectionTracker", "PredictionPictures", "TrainBatchPicture", "class_names", "picture_of"]
+
+_PADDING = 128  # grey, to be told from black parts of an image
+_MIN_TRACKED_SCORE = 0.05
+_MOST_SHEETS = 50
+_PAIR_SIDE = 320
+
+
+@runtime_checkable
+class DetectionTracker(Protocol):
+    """A Lightning logger that takes pictures with boxes; ``WandbTracker`` is one, and a user's own may be."""
+
+    def log_detections(
+        self, key: str, pictures: Sequence[DetectionPicture], classes: Sequence[str], step: int | None = None
+    ) -> None: ...
+
+
+class TrainBatchPicture(Callback):
+    """Before step 0, saves the first training batch as the model will see it, with boxes and class names.
+
+    Wrong boxes, swapped coordinates or a broken augmentation are seen here before an hour is spent on them. Padding is
+    grey. Not drawn again on a resume.
+
+    Args:
+        run: the picture goes to ``batch.png`` in it.
+        n: most images to draw.
+    """
+
+    def __init__(self, run: RunFolder, n: int = 16) -> None:
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        self.run = run
+        self.n = n
+        self._done = False
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: DetectionBatch, batch_idx: int
+    ) -> None:
+        if self._done:
+            return
+        self._done = True
+        if trainer.is_global_zero and trainer.global_step == 0:
+            names = class_names(trainer, pl_module)
+            tiles = [_truth_tile(batch, i, names) for i in range(min(self.n, len(batch["targets"])))]
+            _save(tiles, min(4, len(tiles)), self.run.batch_picture)
+
+
+class PredictionPictures(Callback):
+    """At each validation, draws the same images with their true and predicted boxes, and hands them to the tracker.
+
+    Each image is a pair: truth on the left, predictions above the threshold on the right. The images are the first of
+    the validation split, so that one can leaf through the epochs. A long run is drawn about 50 times, evenly spread, and
+    at its end.
+
+    Args:
+        run: pictures go to ``predictions/epoch_XXX.png`` in it, the first epoch being 1.
+        n: images.
+        score_threshold: predictions below it are not drawn; the tracker gets all from 0.05.
+    """
+
+    def __init__(self, run: RunFolder, n: int = 16, score_threshold: float = 0.5) -> None:
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold must be in 0..1, got {score_threshold}")
+        self.run = run
+        self.n = n
+        self.score_threshold = score_threshold
+        self._pictures: list[DetectionPicture] = []
+        self._missing = 0
+        self._drawn: int | None = None
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epochs = max(trainer.max_epochs or 1, 1)
+        wait = -(-epochs // _MOST_SHEETS)
+        due = self._drawn is None or trainer.current_epoch >= min(self._drawn + wait, epochs - 1)
+        self._pictures = []
+        self._missing = self.n if due and trainer.is_global_zero and not trainer.sanity_checking else 0
+
+    def on_validation_batch_end(  # type: ignore[override]  # Lightning types outputs as Tensor or Mapping
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: DetectionOutput,
+        batch: DetectionBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        take = min(self._missing, len(batch["targets"])) if dataloader_idx == 0 else 0
+        self._pictures += [picture_of(batch, i, outputs["predictions"][i]) for i in range(take)]
+        self._missing -= take
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._pictures:
+            return
+        names = class_names(trainer, pl_module)
+        tiles = [tile for picture in self._pictures for tile in _pair(picture, names, self.score_threshold)]
+        columns = 8 if len(self._pictures) > 4 else 4
+        _save(tiles, columns, self.run.prediction_picture(trainer.current_epoch + 1))
+        for logger in trainer.loggers:
+            if isinstance(logger, DetectionTracker):
+                logger.log_detections("val/predictions", self._pictures, names, trainer.global_step)
+        self._pictures = []
+        self._drawn = trainer.current_epoch
+
+
+def picture_of(batch: DetectionBatch, index: int, prediction: Prediction | None = None) -> DetectionPicture:
+    """One image of a batch on the CPU, without padding, with its boxes in pixels of that image.
+
+    Args:
+        batch: on any device.
+        index: of the image in it.
+        prediction: boxes in pixels of the original image; those with a score below 0.05 are left out.
+    """
+    height, width = (int(v) for v in batch["sizes"][index])
+    target = batch["targets"][index]
+    picture = DetectionPicture(
+        image=batch["images"][index, :, :height, :width].cpu(),
+        title=Path(batch["paths"][index]).name,
+        true_boxes=cxcywh_to_xyxy(target["boxes"].cpu().float()) * torch.tensor([width, height, width, height]),
+        true_labels=target["labels"].cpu(),
+    )
+    if prediction is not None:
+        original_height, original_width = (int(v) for v in batch["orig_sizes"][index])
+        x, y = width / original_width, height / original_height
+        kept = prediction["scores"].cpu() >= _MIN_TRACKED_SCORE
+        picture.boxes = prediction["boxes"].cpu().float()[kept] * torch.tensor([x, y, x, y])
+        picture.labels = prediction["labels"].cpu()[kept]
+        picture.scores = prediction["scores"].cpu().float()[kept]
+    return picture
+
+
+def class_names(trainer: Trainer, pl_module: LightningModule) -> tuple[str, ...]:
+    """Class names of the task or the datamodule.
+
+    Raises:
+        ValueError: neither has ``info``.
+    """
+    for owner in (pl_module, getattr(trainer, "datamodule", None)):
+        info: Any = getattr(owner, "info", None)
+        if info is not None:
+            return tuple(info.classes)
+    raise ValueError("neither the task nor the datamodule has .info: set task.info to a DataInfo")
+
+
+def _truth_tile(batch: DetectionBatch, index: int, names: Sequence[str]) -> Any:
+    """The padded image, since the padding is part of what the model sees."""
+    image = batch["images"][index].cpu().clone()
+    if batch["mask"] is not None:
+        image[:, batch["mask"][index].cpu()] = _PADDING
+    picture = picture_of(batch, index)
+    texts, colors = _labels(picture.true_labels, names)
+    # small images are enlarged so that labels can be read, large ones made smaller so that the sheet stays usable
+    side = min(max(400, max(image.shape[1:])), 640)
+    return draw_tile(image, picture.true_boxes, texts, colors, f"{picture.title}  {len(texts)} boxes", side)
+
+
+def _pair(picture: DetectionPicture, names: Sequence[str], threshold: float) -> list[Any]:
+    true_texts, _ = _labels(picture.true_labels, names)
+    true_colors = [TRUE_COLOR] * len(true_texts)
+    shown = picture.scores >= threshold
+    texts, colors = _labels(picture.labels[shown], names)
+    texts = [f"{text} {score:.2f}" for text, score in zip(texts, picture.scores[shown].tolist(), strict=True)]
+    best = f", best {picture.scores.max():.2f}" if len(picture.scores) and not len(texts) else ""
+    caption = f"{len(texts)} found ≥ {threshold:g}{best}"
+    true_caption = f"{len(true_texts)} true  {picture.title}"
+    return [
+        draw_tile(picture.image, picture.true_boxes, true_texts, true_colors, true_caption, _PAIR_SIDE),
+        draw_tile(picture.image, picture.boxes[shown], texts, colors, caption, _PAIR_SIDE),
+    ]
+
+
+def _labels(labels: Tensor, names: Sequence[str]) -> tuple[list[str], list[tuple[int, int, int]]]:
+    values = labels.tolist()
+    return [names[v] for v in values], [class_color(v) for v in values]
+
+
+def _save(tiles: Sequence[Any], columns: int, path: Path) -> None:
+    try:
+        save_grid(tiles, columns, path)
+    except OSError as error:  # a full disk must not end the training for a picture
+        print(f"picture '{path}' was not written ({error.strerror}); training goes on.", flush=True)
