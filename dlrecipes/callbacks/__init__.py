@@ -1,0 +1,27 @@
+"""What Lightning lacks: exact resume, a stop at the first NaN, a stop on a signal that saves."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlrecipes.callbacks.exact_resume import ExactResume
+    from dlrecipes.callbacks.graceful_stop import GracefulStop, StopRequested
+    from dlrecipes.callbacks.non_finite import NonFiniteStop
+
+__all__ = ["ExactResume", "GracefulStop", "NonFiniteStop", "StopRequested"]
+
+# Lightning takes seconds to import, so a callback is imported when it is first asked for.
+_MODULES = {
+    "ExactResume": "exact_resume",
+    "GracefulStop": "graceful_stop",
+    "NonFiniteStop": "non_finite",
+    "StopRequested": "graceful_stop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

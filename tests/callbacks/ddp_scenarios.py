@@ -1,0 +1,64 @@
+"""Fits of two gloo ranks, one after the other; run by test_two_ranks.py as a script, since Lightning reruns the script.
+
+Writes what each rank saw to ``rank_0.json`` and ``rank_1.json`` and ends with a real Ctrl-C to rank 0 only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from toy_fit import SendSignal, Spoil, ToyModule, fit
+
+from dlrecipes.callbacks import StopRequested
+from dlrecipes.errors import NonFiniteError
+
+
+def same_parameters(a: ToyModule, b: ToyModule) -> bool:
+    """Bitwise. Without the buffers, which rank 0 hands to the others only with the next batch."""
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def stop_and_resume(folder: Path, reference: ToyModule, **when: int) -> dict[str, Any]:
+    try:
+        fit(folder, SendSignal(signal.SIGTERM, **when), devices=2, num_workers=0)
+    except StopRequested as stop:
+        code = stop.code
+    else:
+        return {"code": None}
+    counter = SendSignal(signal.SIGTERM)
+    _, resumed = fit(folder, counter, devices=2, num_workers=0, resume=folder / "stopped.ckpt")
+    batches = [counter.seen_batches + 1, counter.seen_validation_batches + 1]
+    return {"code": code, "same": same_parameters(resumed, reference), "remaining": batches}
+
+
+def spoil(folder: Path, what: str, **when: int) -> str:
+    try:
+        fit(folder, Spoil(what, **when), devices=2, num_workers=0)
+    except NonFiniteError as error:
+        return str(error)
+    return ""
+
+
+def main(folder: Path) -> None:
+    _, reference = fit(folder / "reference", devices=2, num_workers=0)
+    seen = {
+        "rank 0": stop_and_resume(folder / "a", reference, batch=9, rank=0),
+        "rank 1": stop_and_resume(folder / "b", reference, batch=9, rank=1),
+        "validation": stop_and_resume(folder / "c", reference, validation=0, rank=1),
+        "uneven validation": stop_and_resume(folder / "d", reference, validation=2, rank=0),
+        "last batch": stop_and_resume(folder / "e", reference, batch=20, rank=1),
+        "nan": spoil(folder / "f", "target", batch=8, rank=1),
+        "nan weight": spoil(folder / "g", "weight", batch=9, rank=1),
+    }
+    (folder / f"rank_{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(seen))
+    fit(folder / "h", SendSignal(signal.SIGINT, batch=9, rank=0), devices=2, num_workers=0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
