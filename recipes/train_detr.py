@@ -19,6 +19,16 @@ from dlrecipes.cli import Recipe, train
 DETR = Recipe(
     task="dlrecipes.tasks.DetectionTask",
     data="dlrecipes.data.DetectionData",
+    parts={"model": "dlrecipes.models.DETR", "criterion": "dlrecipes.models.detr.SetCriterion"},
+    links={
+        "seed_everything": "data.init_args.seed",
+        "model.init_args.model.init_args.num_queries": "data.init_args.max_queries",
+    },
+    pictures=(
+        "dlrecipes.runs.TrainBatchPicture",
+        "dlrecipes.runs.PredictionPictures",
+        "dlrecipes.runs.DetectionCurves",
+    ),
     preset=Path(__file__).parent / "configs" / "detr_fast.yaml",
     monitor="val/map",
     name="detr",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,9 @@ class Recipe:
     Attributes:
         task: import path of the default LightningModule.
         data: import path of the default LightningDataModule.
+        parts: the task's parts, as argument of the task -> import path; each can be exchanged on the command line.
+        links: option -> option that takes its value too, where both exist.
+        pictures: import paths of callbacks that take the run folder and draw into it.
         preset: YAML file with the default settings; the files beside it are the other presets.
         monitor: metric, larger is better, by which the best checkpoint is chosen.
         name: of the run folders (``NAME-1``, ``NAME-2`` ...).
@@ -33,6 +36,9 @@ class Recipe:
 
     task: str
     data: str
+    parts: Mapping[str, str]
+    links: Mapping[str, str]
+    pictures: Sequence[str]
     preset: Path
     monitor: str
     name: str
@@ -66,9 +72,9 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
     except DLRecipesError as error:
         if debug:
             raise
-        # A non-finite loss stops every rank: one of them tells it.
-        if os.environ.get("LOCAL_RANK", "0") == "0" or not isinstance(error, NonFiniteError):
-            print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, NonFiniteError) and os.environ.get("LOCAL_RANK", "0") != "0":
+            return 0  # every rank stops for it; rank 0 says so, and Lightning would kill it for another rank's code
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -88,12 +88,13 @@ def read_arguments(argv: Sequence[str], preset: Path) -> Arguments:
         else:
             overrides += [flag, value]
 
+    if "--help_all" in seen or seen & {"-h", "--help"}:
+        return Arguments(argv=tuple(overrides), help="all" if "--help_all" in seen else "short")
     if resume is not None:
         configs = ["--config", str(_config_of_run(resume)), *configs]
     elif not configs:
         configs = ["--config", str(preset)]
-    wanted = "all" if "--help_all" in seen else "short" if seen & {"-h", "--help"} else ""
-    return Arguments(argv=(*configs, *overrides), resume=resume, help=wanted)
+    return Arguments(argv=(*configs, *overrides), resume=resume)
 
 
 def suggest(flag: str, known: Iterable[str]) -> str:

@@ -23,6 +23,9 @@ _NO_UNION_MEMBER = re.compile(
     r"""((?:- Expected .*\s+)+)Given value type: .*\s+Given value: (.*)"""
 )
 _KIND = re.compile(r"<class '([^']+)'>|typing\.Literal\[(.*)\]")
+_FROM_CONSTRUCTOR = re.compile(
+    r"Errors:\s+- (?!Problem|Expected)((?:(?!Errors:)[\s\S])*?)\s+- Expected a <class 'NoneType'>"
+)
 _SHORT = {full: short for short, full in ALIASES.items() if len(short) > 2}
 
 
@@ -30,7 +33,7 @@ def explain(message: str, argv: Sequence[str], known: Iterable[str]) -> str:
     """One sentence for an error of jsonargparse.
 
     Args:
-        message: text of the ``ArgumentError``.
+        message: text of an ``ArgumentError``, or of an error while the classes were instantiated.
         argv: the options that were parsed, under their full names.
         known: every option that exists.
 
@@ -53,6 +56,8 @@ def explain(message: str, argv: Sequence[str], known: Iterable[str]) -> str:
         for name, path in itertools.pairwise(argv):
             if name == "--config" and (problem := _yaml_problem(path)):
                 return problem
+    if match := _FROM_CONSTRUCTOR.search(message):
+        message = match[1]
     lines = [line.strip(" -") for line in message.splitlines()]
     return " ".join(line for line in lines if line)[:400]
 

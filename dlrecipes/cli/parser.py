@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,10 @@ class RecipeCLI(LightningCLI):
         task: default LightningModule class.
         data: default LightningDataModule class.
         argv: options as :func:`dlrecipes.cli.arguments.read_arguments` returns them.
+        parts: class that an argument of the task stands for by default, as argument -> import path: its own arguments
+            can then be set without naming it (``--model.model.num_queries 30``).
+
+        links: option -> option that always has its value; where the target does not exist, nothing happens.
 
     Attributes:
         config: everything that was set, as parsed.
@@ -42,9 +47,21 @@ class RecipeCLI(LightningCLI):
         UserError: an option that does not exist or cannot take its value.
     """
 
-    def __init__(self, task: type[LightningModule], data: type[LightningDataModule], argv: Sequence[str]) -> None:
+    def __init__(
+        self,
+        task: type[LightningModule],
+        data: type[LightningDataModule],
+        argv: Sequence[str],
+        parts: Mapping[str, str] | None = None,
+        links: Mapping[str, str] | None = None,
+    ) -> None:
         self._argv = list(argv)
-        self._defaults = {"model": {"class_path": _path(task)}, "data": {"class_path": _path(data)}}
+        self._links = dict(links or {})
+        init_args = {name: {"class_path": path} for name, path in (parts or {}).items()}
+        self._defaults = {
+            "model": {"class_path": _path(task), "init_args": init_args},
+            "data": {"class_path": _path(data)},
+        }
         with warnings.catch_warnings():
             # LightningCLI 2.6.6 calls names that jsonargparse 4.49 deprecated; nobody here can act on that.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -81,6 +98,21 @@ class RecipeCLI(LightningCLI):
             "--checkpoint_every_n_minutes", type=float | None, default=None, help="Also save last.ckpt every X minutes."
         )
 
+        for source, target in self._links.items():
+            parser.link_arguments(source, target)
+
+    @classmethod
+    def print_all_options(
+        cls, task: type[LightningModule], data: type[LightningDataModule], parts: Mapping[str, str]
+    ) -> None:
+        """Print the full help: the Trainer's options, then those of task, data and parts."""
+        for argv in (["--help"], [f"--model.help={_path(task)}"], [f"--data.help={_path(data)}"]):
+            with contextlib.suppress(SystemExit):  # argparse's way to end after a help
+                cls(task, data, argv, parts)
+        for name, path in parts.items():
+            with contextlib.suppress(SystemExit):
+                cls(task, data, [f"--model.{name}.help={path}"], parts)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         try:
             self.config = parser.parse_args(self._argv)
@@ -94,7 +126,7 @@ class RecipeCLI(LightningCLI):
         except DLRecipesError:
             raise
         except ValueError as error:  # parts check their arguments in __init__ and name argument and value
-            raise UserError(" ".join(str(error).split())) from error
+            raise UserError(explain(str(error), self._argv, ())) from error
         self.model = self.config_init["model"]
         self.datamodule = self.config_init["data"]
 

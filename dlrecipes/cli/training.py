@@ -1,0 +1,190 @@
+"""What a recipe does once its options are read: run folder, fit, test, report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from dlrecipes.checkpoint_io import load_checkpoint_file, save_safetensors
+from dlrecipes.cli.arguments import Arguments
+from dlrecipes.cli.environment import import_from_here, quiet_lightning
+from dlrecipes.cli.fitting import build_trainer
+from dlrecipes.cli.parser import RecipeCLI
+from dlrecipes.cli.summary import StartSummary, describe_devices, describe_model
+from dlrecipes.contracts import DataInfo
+from dlrecipes.errors import DLRecipesError
+from dlrecipes.parts import import_object
+from dlrecipes.runs import (
+    CurvesPicture,
+    MetricsCSV,
+    MetricsResume,
+    RunFolder,
+    WandbTracker,
+    final_block,
+    make_progress,
+    make_tracker,
+    write_model_card,
+)
+
+if TYPE_CHECKING:
+    from dlrecipes.cli import Recipe
+
+__all__ = ["run"]
+
+_PROJECT = "dlrecipes"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the steps of a run share."""
+
+    recipe: Recipe
+    cli: RecipeCLI
+    folder: RunFolder
+    trainer: Trainer
+    tracker: WandbTracker | None
+    checkpoint: Path | None
+
+    @property
+    def info(self) -> DataInfo | None:
+        """Facts about the data; None with a datamodule of the user's that has none."""
+        return getattr(self.cli.datamodule, "info", None)
+
+
+def run(recipe: Recipe, arguments: Arguments) -> int:
+    """Train, test and report.
+
+    Args:
+        recipe: the parts and their defaults.
+        arguments: options, read.
+
+    Returns:
+        0.
+
+    Raises:
+        DLRecipesError: with the exit code in it.
+        SystemExit: after a signal in training.
+    """
+    quiet_lightning()
+    import_from_here()
+    task, data = import_object(recipe.task), import_object(recipe.data)
+    if arguments.help == "all":
+        RecipeCLI.print_all_options(task, data, recipe.parts)
+        return 0
+    cli = RecipeCLI(task, data, arguments.argv, recipe.parts, recipe.links)
+    _prepare_data(cli)
+    started = _start(recipe, cli, arguments.resume)
+    exit_code = 1
+    try:
+        _fit_and_report(started)
+        exit_code = 0
+    except SystemExit as stop:
+        exit_code = stop.code if isinstance(stop.code, int) else 1
+        raise
+    except DLRecipesError as error:
+        exit_code = error.exit_code
+        raise
+    finally:
+        if started.tracker is not None:
+            started.tracker.finish(exit_code)
+    return exit_code
+
+
+def _prepare_data(cli: RecipeCLI) -> None:
+    """Read and check the data, and show it, before a folder is made or a device is used."""
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    report = getattr(cli.datamodule, "report", "")
+    if report and getattr(rank_zero_only, "rank", 0) == 0:
+        print(report, flush=True)
+
+
+def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None) -> _Run:
+    folder = RunFolder.create(cli.config["output"], recipe.name) if resume is None else RunFolder.open(resume)
+    checkpoint = None
+    if resume is not None:
+        checkpoint = resume if resume.is_file() else folder.resume_checkpoint
+    text = cli.dump()
+    tracker, tracking = make_tracker(cli.config["wandb"], folder, _PROJECT, yaml.safe_load(text))
+    shown = cli.config["trainer.enable_progress_bar"]
+    terminal = sys.stdout.isatty() if shown is None else shown
+    callbacks: list[Callback] = [
+        StartSummary(folder, seed=cli.config["seed_everything"], tracking=tracking, resumed_from=checkpoint),
+        *(import_object(path)(folder) for path in recipe.pictures),
+        CurvesPicture(folder, monitor=recipe.monitor),
+        MetricsResume(),
+        *make_progress(terminal),
+    ]
+    loggers = [MetricsCSV(folder.metrics), *([] if tracker is None else [tracker])]
+    trainer = build_trainer(cli, folder, recipe.monitor, callbacks, loggers, progress_bar=terminal)
+    if trainer.is_global_zero:
+        _describe(cli, folder, text, trainer)
+    return _Run(recipe, cli, folder, trainer, tracker, checkpoint)
+
+
+def _describe(cli: RecipeCLI, folder: RunFolder, config: str, trainer: Trainer) -> None:
+    """Everything about the run that is known before it begins."""
+    folder.write_config(config)
+    folder.write_info(seed=cli.config["seed_everything"], device=describe_devices(trainer))
+    info = getattr(cli.datamodule, "info", None)
+    if info is not None:
+        folder.write_classes(info.classes, info.category_ids)
+        audit = getattr(cli.datamodule, "audit_report", None)
+        values = info.to_dict() if audit is None else audit.to_dict()
+        folder.write_data_report(getattr(cli.datamodule, "report", ""), values)
+
+
+def _fit_and_report(started: _Run) -> None:
+    cli, trainer, folder = started.cli, started.trainer, started.folder
+    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=started.checkpoint, weights_only=True)
+    best = folder.best_checkpoint if folder.best_checkpoint.is_file() else folder.last_checkpoint
+    test = _test(started, best)
+    if not trainer.is_global_zero:
+        return
+    save_safetensors(load_checkpoint_file(best)["state_dict"], folder.best_weights)
+    if started.tracker is not None:
+        started.tracker.log_checkpoint(best, test)
+    if started.info is not None:
+        _report(started, started.info, test)
+
+
+def _test(started: _Run, checkpoint: Path) -> Mapping[str, float]:
+    """Metrics of the best checkpoint on the test split; empty where there is none."""
+    datamodule = started.cli.datamodule
+    if getattr(datamodule, "test_split", "") not in getattr(datamodule, "splits", ("",)):
+        return {}
+    (metrics,) = started.trainer.test(
+        started.cli.model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False
+    )
+    return metrics
+
+
+def _report(started: _Run, info: DataInfo, test: Mapping[str, float]) -> None:
+    recipe, folder = started.recipe, started.folder
+    script = sys.argv[0]
+    data: Any = started.cli.datamodule
+    write_model_card(
+        folder,
+        info,
+        model=describe_model(started.cli.model),
+        data=str(getattr(data, "path", None) or f"the embedded data of {type(data).__name__}"),
+        metrics=test or {name: float(value) for name, value in started.trainer.callback_metrics.items()},
+        recipe=script,
+    )
+    tracker = started.tracker
+    final_block(
+        folder,
+        info,
+        test=test or None,
+        monitor=recipe.monitor,
+        resume_command=f"python {shlex.quote(script)} --resume {shlex.quote(str(folder.path))}",
+        sync_command=tracker.sync_command if tracker is not None and tracker.mode == "offline" else None,
+    )
