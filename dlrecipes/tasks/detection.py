@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -83,7 +84,13 @@ class DetectionTask(BaseTask):
 
     def configure_metrics(self) -> Metric:
         """A metric with ``update(predictions, targets)`` in pixels, torchmetrics' format."""
-        return MeanAveragePrecision(backend="faster_coco_eval", class_metrics=True)
+        # torchmetrics' own thresholds are float32: a recall of exactly .1 then falls on the wrong side of .1
+        return MeanAveragePrecision(
+            iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+            rec_thresholds=np.linspace(0.0, 1.0, 101).tolist(),
+            backend="faster_coco_eval",
+            class_metrics=True,
+        )
 
     def default_info(self) -> DataInfo:
         """Class names ``class_0`` ... as many as the model has."""
@@ -102,11 +109,18 @@ class DetectionTask(BaseTask):
         )
 
     def bind(self, info: DataInfo) -> None:
-        """Also raise the detections counted an image where images hold more than 100 objects, and take ``init``."""
+        """Also check that model and criterion mean the same by a logit, and take the weights of ``init``.
+
+        Raises:
+            UserError: a softmax head with a sigmoid loss, or the other way round.
+        """
         super().bind(info)
-        for metric in (self.val_metric, self.test_metric):
-            if isinstance(metric, MeanAveragePrecision):
-                metric.warn_on_many_detections = False
+        heads = [getattr(part, "sigmoid", None) for part in (self.model, self.criterion)]
+        if None not in heads and heads[0] != heads[1]:
+            raise UserError(
+                "the model's class head and the criterion's class loss do not fit: class_head='softmax' goes with "
+                "class_loss='ce', class_head='sigmoid' with 'focal' or 'varifocal'"
+            )
         if self.init is not None:
             report = initialise(self.model, self.init, classes=info.classes)
             if self._trainer is None or self._trainer.is_global_zero:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
+from dlrecipes.contracts import DataInfo
 from dlrecipes.functional.boxes import cxcywh_to_xyxy
 from dlrecipes.functional.losses import varifocal_loss
 from dlrecipes.models.detr.matcher import HungarianMatcher, PaddedTargets, pad_targets, solve
@@ -27,7 +28,7 @@ class SetCriterion(nn.Module):
     (α .75, γ 2, quality = IoU) belong to a sigmoid head and are divided by the number of objects too.
 
     Args:
-        num_classes: C, without no-object; may be left out, the task then fills it in.
+        num_classes: C, without no-object; a task sets it from the data.
         class_loss: ``"ce"``, ``"focal"`` or ``"varifocal"``.
         no_object_weight: weight of the no-object class of ``"ce"``.
         weights: weight of each loss in the total; default 1, 5, 2 for ``loss_ce``, ``loss_bbox``, ``loss_giou``.
@@ -66,6 +67,10 @@ class SetCriterion(nn.Module):
         self.weights = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0} if weights is None else weights
         self.matcher: HungarianMatcher = matcher or HungarianMatcher(2.0 if self.sigmoid else 1.0, sigmoid=self.sigmoid)
         self.proposal_repeats = proposal_repeats
+
+    def bind(self, info: DataInfo) -> None:
+        """Take the number of classes of the data."""
+        self.num_classes = info.num_classes
 
     def forward(self, outputs: dict[str, Tensor], targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Unweighted losses.

@@ -1,0 +1,250 @@
+"""DetectionTask: trains, measures, saves, reloads; its metric against pycocotools."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from dlrecipes.checkpoint_io import SafeCheckpointIO, save_checkpoint_file
+from dlrecipes.contracts import DataInfo, DetectionBatch
+from dlrecipes.errors import CheckpointError, UserError
+from dlrecipes.models import DETR
+from dlrecipes.models.detr import SetCriterion
+from dlrecipes.tasks import DetectionTask
+
+CLASSES = ("cat", "dog", "cow")
+
+
+def make_model(**changes: object) -> DETR:
+    args = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "feedforward_dim": 32}
+    return DETR("test_resnet", num_queries=6, pretrained_backbone=False, dropout=0.0, **(args | changes))
+
+
+def make_batch(seed: int = 0, size: int = 2) -> DetectionBatch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (size, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    targets = []
+    for _ in range(size):
+        boxes = torch.rand(2, 4, generator=generator) * 0.3 + 0.3
+        labels = torch.randint(0, 3, (2,), generator=generator)
+        targets.append(
+            {"labels": labels, "boxes": boxes, "area": torch.full((2,), 900.0), "iscrowd": torch.zeros(2).bool()}
+        )
+    sizes = torch.full((size, 2), 64)
+    return {
+        "images": images, "mask": None, "targets": targets, "image_ids": list(range(size)),
+        "paths": [f"{i}.jpg" for i in range(size)], "sizes": sizes, "orig_sizes": sizes * 2,
+    }  # fmt: skip
+
+
+class Data(L.LightningDataModule):
+    info = DataInfo(
+        task="detection",
+        classes=CLASSES,
+        category_ids=(3, 5, 9),
+        class_counts=(2, 2, 2),
+        num_train=4,
+        max_objects=2,
+        image_size=64,
+    )
+
+    def loader(self) -> DataLoader:
+        return DataLoader([make_batch(0), make_batch(1)], batch_size=None)
+
+    train_dataloader = val_dataloader = test_dataloader = loader
+
+
+class SquaredCriterion(nn.Module):
+    """A user's own loss: one scalar."""
+
+    def __init__(self, power: float = 2.0) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, outputs: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
+        return outputs["pred_boxes"].pow(self.power).mean() + outputs["pred_logits"].pow(self.power).mean()
+
+
+class TheirTask(DetectionTask):
+    """A user's own task: another loss in one override."""
+
+    def configure_loss(self) -> nn.Module:
+        return SquaredCriterion(power=4.0)
+
+
+def fit(task: DetectionTask, folder: Path) -> L.Trainer:
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=folder, plugins=[SafeCheckpointIO()], num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(task, datamodule=Data())
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DetectionTask, L.Trainer, Path]:
+    torch.manual_seed(0)
+    task = DetectionTask(make_model(), lr=1e-3, warmup_steps=1, channels_last=True)
+    trainer = fit(task, tmp_path_factory.mktemp("run"))
+    file = Path(trainer.default_root_dir) / "last.ckpt"
+    trainer.save_checkpoint(file)
+    return task, trainer, file
+
+
+def test_the_data_decides_the_classes(trained: tuple) -> None:
+    task = trained[0]
+    assert task.model.num_classes == 3
+    assert task.model.class_embed.out_features == 4
+    assert task.info == Data.info
+
+
+def test_what_is_logged(trained: tuple) -> None:
+    names = set(trained[1].logged_metrics)
+    assert {"train/loss_epoch", "train/loss_ce", "train/loss_bbox", "train/loss_giou", "val/loss"} <= names
+    assert {
+        "val/map",
+        "val/map_50",
+        "val/map_75",
+        "val/map_small",
+        "val/map_medium",
+        "val/map_large",
+        "val/mar_100",
+    } <= names
+    assert {name for name in names if name.startswith("val/map_class/")} == {f"val/map_class/{c}" for c in CLASSES}
+
+
+def test_a_checkpoint_needs_nothing_else(trained: tuple) -> None:
+    task, _, file = trained
+    again = DetectionTask.load_from_checkpoint(file)
+    assert again.info == Data.info
+    assert (again.lr, again.warmup_steps, again.channels_last) == (1e-3, 1, True)
+    for name, value in task.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    batch = make_batch(5)
+    with torch.no_grad():
+        expected, found = task.eval().predict_step(batch, 0), again.eval().predict_step(batch, 0)
+    for a, b in zip(expected, found, strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+        assert a["boxes"].max() > 64  # pixels of the original image, not of the network's
+
+
+def test_checkpoints_load_with_weights_only(trained: tuple) -> None:
+    assert torch.load(trained[2], weights_only=True)["dlrecipes"]["info"]["category_ids"] == [3, 5, 9]
+
+
+def test_a_users_task_trains_saves_and_reloads(tmp_path: Path) -> None:
+    trainer = fit(TheirTask(make_model()), tmp_path)
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    again = TheirTask.load_from_checkpoint(tmp_path / "x.ckpt")
+    assert isinstance(again.criterion, SquaredCriterion)
+    assert again.criterion.power == 4.0
+
+
+def test_an_option_can_be_replaced_at_reload(trained: tuple) -> None:
+    again = DetectionTask.load_from_checkpoint(trained[2], criterion=SquaredCriterion(), lr=0.5)
+    assert again.criterion.power == 2.0
+    assert again.lr == 0.5
+
+
+def test_a_foreign_checkpoint_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    save_checkpoint_file({"state_dict": {}}, tmp_path / "y.ckpt")
+    with pytest.raises(CheckpointError, match=r"was not made by a dlrecipes task: use --model\.init"):
+        DetectionTask.load_from_checkpoint(tmp_path / "y.ckpt")
+
+
+def test_init_takes_weights_and_says_so(trained: tuple, capsys: pytest.CaptureFixture[str]) -> None:
+    task = DetectionTask(make_model(), init=str(trained[2]))
+    task.info = Data.info
+    task.configure_model()
+    assert "weights from" in capsys.readouterr().out
+    assert torch.equal(task.model.class_embed.weight, trained[0].model.class_embed.weight)
+
+
+def test_weights_of_losses_reach_every_layer() -> None:
+    task = DetectionTask(make_model())
+    losses = {name: torch.tensor(1.0) for name in ("loss_ce", "loss_bbox_0", "loss_giou_enc", "class_error")}
+    assert task.weigh(losses).item() == 1 + 5 + 2
+    with pytest.raises(ValueError, match="nothing to minimise"):
+        task.weigh({"class_error": torch.tensor(1.0)})
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"lr": -1.0}, r"lr=-1\.0"),
+        ({"warmup_steps": -1}, "warmup_steps=-1"),
+        ({"model": nn.Linear(2, 2)}, "Linear has no postprocess"),
+    ],
+)
+def test_arguments_are_checked(args: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DetectionTask(**({"model": make_model()} | args))
+
+
+def test_a_head_and_a_loss_that_do_not_fit_are_refused() -> None:
+    task = DetectionTask(make_model(class_head="sigmoid"), SetCriterion())
+    with pytest.raises(UserError, match="class_head='softmax' goes with class_loss='ce'"):
+        task.bind(Data.info)
+
+
+def test_crowd_regions_are_ignored_not_missed() -> None:
+    task = DetectionTask(make_model(), SetCriterion(91))
+    batch = make_batch()
+    batch["targets"][0]["iscrowd"][:] = True
+    seen = []
+    task.criterion.register_forward_pre_hook(lambda _, args: seen.append([len(t["labels"]) for t in args[1]]))
+    task.log = lambda *args, **kwargs: None
+    task.validation_step(batch, 0)
+    assert seen == [[0, 2]]
+    assert [x["iscrowd"].tolist() for x in task._truth(batch)] == [[1, 1], [0, 0]]
+
+
+def coco_row(image: int, label: Tensor, box: Tensor) -> dict:
+    x1, y1, x2, y2 = box.tolist()
+    return {"image_id": image + 1, "category_id": int(label), "bbox": [x1, y1, x2 - x1, y2 - y1]}
+
+
+def test_metric_equals_pycocotools() -> None:
+    """The same detections through DetectionTask's metric and through the reference implementation."""
+    task = DetectionTask(make_model())
+    generator = torch.Generator().manual_seed(3)
+    metric = task.configure_metrics()
+    images, annotations, detections = [], [], []
+    for i in range(12):
+        batch = make_batch(seed=i, size=1)
+        batch["targets"][0]["iscrowd"][0] = i % 5 == 0
+        batch["targets"][0]["area"] = torch.rand(2, generator=generator) * 12000
+        truth = task._truth(batch)[0]
+        noisy = truth["boxes"] + torch.randn(2, 4, generator=generator) * 4
+        other = torch.rand(3, 4, generator=generator) * 60
+        boxes = torch.cat((noisy, torch.cat((other[:, :2], other[:, :2] + other[:, 2:] + 1), 1)))
+        labels = torch.cat((truth["labels"], torch.randint(0, 3, (3,), generator=generator)))
+        scores = torch.rand(5, generator=generator)
+        metric.update([{"boxes": boxes, "labels": labels, "scores": scores}], [truth])
+        images.append({"id": i + 1, "width": 128, "height": 128})
+        for k in range(2):
+            annotations.append(
+                coco_row(i, truth["labels"][k], truth["boxes"][k])
+                | {"id": len(annotations) + 1, "iscrowd": int(truth["iscrowd"][k]), "area": float(truth["area"][k])}
+            )
+        detections += [coco_row(i, labels[k], boxes[k]) | {"score": float(scores[k])} for k in range(5)]
+    ours = metric.compute()
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO()
+        categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES)]
+        reference.dataset = {"images": images, "annotations": annotations, "categories": categories, "info": {}}
+        reference.createIndex()
+        evaluation = COCOeval(reference, reference.loadRes(detections), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    names = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_1", "mar_10", "mar_100")
+    for name, value in zip(names, evaluation.stats, strict=False):
+        assert ours[name].item() == pytest.approx(value, abs=1e-6), name

@@ -1,0 +1,102 @@
+"""Parts as import path and arguments."""
+
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from dlrecipes.errors import CheckpointError
+from dlrecipes.models import DETR
+from dlrecipes.models.detr import HungarianMatcher, SetCriterion
+from dlrecipes.parts import build_part, import_object, part_spec
+
+
+class Keeps(nn.Module):
+    def __init__(self, gamma: float, inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.gamma, self.inner = gamma, inner
+
+
+class Forgets(nn.Module):
+    def __init__(self, gamma: float) -> None:
+        super().__init__()
+
+
+@pytest.fixture
+def module() -> types.ModuleType:
+    """This file as an importable module."""
+    made = types.ModuleType("their_parts")
+    for cls in (Keeps, Forgets):
+        setattr(made, cls.__name__, cls)
+    return made
+
+
+def named(cls: type, monkeypatch: pytest.MonkeyPatch, module: types.ModuleType) -> None:
+    monkeypatch.setattr(cls, "__module__", "their_parts")
+    monkeypatch.setitem(sys.modules, "their_parts", module)
+
+
+def test_arguments_kept_as_attributes_come_back(monkeypatch: pytest.MonkeyPatch, module: types.ModuleType) -> None:
+    named(Keeps, monkeypatch, module)
+    part = build_part(part_spec(Keeps(2.5, inner=nn.LeakyReLU(0.3))))
+    assert isinstance(part, Keeps)
+    assert part.gamma == 2.5
+    assert part.inner.negative_slope == 0.3
+
+
+def test_an_argument_that_was_not_kept_is_named(monkeypatch: pytest.MonkeyPatch, module: types.ModuleType) -> None:
+    named(Forgets, monkeypatch, module)
+    spec = part_spec(Forgets(1.0))
+    assert spec["missing_args"] == ["gamma"]
+    with pytest.raises(CheckpointError, match=r"does not know gamma of their_parts\.Forgets"):
+        build_part(spec)
+
+
+def test_criterion_and_matcher_round_trip() -> None:
+    criterion = SetCriterion(7, class_loss="focal", matcher=HungarianMatcher(1, 2, 3, sigmoid=True))
+    again = build_part(part_spec(criterion))
+    assert (again.num_classes, again.class_loss) == (7, "focal")
+    assert (again.matcher.cost_class, again.matcher.cost_bbox, again.matcher.cost_giou) == (1, 2, 3)
+    assert again.matcher.sigmoid is True
+
+
+def test_pretrained_weights_are_not_fetched_again() -> None:
+    model = DETR("test_resnet", pretrained_backbone=False, hidden_dim=32, encoder_layers=0, decoder_layers=1)
+    spec = part_spec(model)
+    spec["init_args"]["pretrained_backbone"] = True  # as a run with the network had it
+    again = build_part(spec)
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert again.init_args["pretrained_backbone"] is False
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("os.system", "not a Module"),
+        ("torch.load", "not a Module"),
+        ("antigravity.Module", "importing it would run code"),
+        ("torch.nn.NoSuchLayer", "cannot be imported"),
+        ("dlrecipes.data.DetectionData", "not a Module"),
+    ],
+)
+def test_a_checkpoint_cannot_call_or_import_what_it_likes(path: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        build_part({"class_path": path, "init_args": {}})
+
+
+def test_trusted_packages_may_be_imported(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "trusted_parts.py").write_text("from torch import nn\nclass Part(nn.Module):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = {"class_path": "trusted_parts.Part", "init_args": {}}
+    with pytest.raises(CheckpointError, match="import trusted_parts yourself first"):
+        build_part(spec)
+    assert type(build_part(spec, trust=["trusted_parts"])).__name__ == "Part"
+
+
+def test_import_object() -> None:
+    assert import_object("torch.optim.AdamW") is torch.optim.AdamW
+    for wrong in ("AdamW", "torch.optim.AdamZ", "no_such_module.x"):
+        with pytest.raises(ValueError, match=wrong.split(".")[0]):
+            import_object(wrong)
