@@ -48,7 +48,8 @@ class DetectionData(L.LightningDataModule):
         num_workers: processes that prepare batches; None: chosen by the number of cores.
         image_size: longer side of the pictures; None: 96 for the scenes, 640 for files. Not used by ``"paper"``.
         transform: augmentation in training: ``"none"``, ``"light"``, ``"paper"``, an import path, or a
-            `DetectionTransform`. The scenes are never mirrored by a preset, since digits would change.
+            `DetectionTransform`; None: ``"light"`` for files and ``"none"`` for the scenes, which are new in each epoch
+            anyway. The scenes are never mirrored by a preset, since digits would change.
         train_split, val_split, test_split: names of the splits to use; for BCCD as published
             ``train_split="trainval"``, ``val_split="test"``.
         val_fraction: part of the training images that becomes the validation split where there is none; where there is
@@ -79,7 +80,7 @@ class DetectionData(L.LightningDataModule):
         batch_size: int = 8,
         num_workers: int | None = None,
         image_size: int | None = None,
-        transform: str | DetectionTransform = "light",
+        transform: str | DetectionTransform | None = None,
         train_split: str = "train",
         val_split: str = "val",
         test_split: str = "test",
@@ -110,8 +111,9 @@ class DetectionData(L.LightningDataModule):
         self.shortest_side: int | None = None
         if transform == "paper":
             self.shortest_side, self.image_size = _PAPER_SIZES
+        chosen = ("none" if path is None else "light") if transform is None else transform
         # Built here, so that a wrong name is refused before anything is read.
-        self.transform = build_transform(transform, self.image_size, flip=path is not None)
+        self.transform = build_transform(chosen, self.image_size, flip=path is not None)
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.val_fraction = val_fraction
         self.seed = seed

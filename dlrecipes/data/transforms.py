@@ -80,8 +80,8 @@ class ResizeShortest:
 class LightAugment:
     """Flip, mild zoom and colour jitter for small data; the picture keeps its shape.
 
-    Half of the pictures are zoomed by a factor between 0.8 and 1.5, a quarter or less of an object's area being cut off
-    (objects cut further are dropped; where possible at least one is left). Colours change in four of five.
+    Half of the pictures are zoomed by a factor between 0.8 and 1.5; objects of which less than 0.3 of the area is left
+    are dropped, but where possible not all of them. Colours change in four of five.
 
     Args:
         size: longer side of the result.
@@ -115,7 +115,7 @@ class LightAugment:
             factor = float(np.exp(rng.uniform(np.log(0.8), np.log(1.5))))
             w, h = max(1, round(width / factor)), max(1, round(height / factor))
             x, y = round(rng.random() * (width - w)), round(rng.random() * (height - h))  # negative when zooming out
-            cut = crop(image, boxes, (x, y, x + w, y + h), min_visible=0.75)
+            cut = crop(image, boxes, (x, y, x + w, y + h), min_visible=0.3)
             if len(cut[2]) > 0 or len(boxes) == 0:
                 return cut
         return image, boxes, np.arange(len(boxes))

@@ -14,6 +14,7 @@ from dlrecipes.contracts import DataInfo
 from dlrecipes.data import DetectionData, export_coco, predict_loader
 from dlrecipes.data.collate import collate_detection
 from dlrecipes.data.scenes import CLASSES, DigitScenes
+from dlrecipes.data.transforms import LightAugment, ResizeLongest
 from dlrecipes.errors import UserError
 
 REAL = Path(os.environ.get("DLRECIPES_DATA", "unset"))
@@ -271,6 +272,13 @@ def test_no_test_split(small):
     data.setup("fit")
     with pytest.raises(UserError, match="has no split 'test', only train, val"):
         data.setup("test")
+
+
+def test_augmentation_by_default(small):
+    assert isinstance(scenes().transform, ResizeLongest)
+    assert isinstance(files(small).transform, LightAugment)
+    assert files(small).transform.flip is True
+    assert scenes(transform="light").transform.flip is False
 
 
 def test_setup_twice_keeps_what_is_there(small):
