@@ -33,7 +33,8 @@ class SetCriterion(nn.Module):
         no_object_weight: weight of the no-object class of ``"ce"``.
         weights: weight of each loss in the total; default 1, 5, 2 for ``loss_ce``, ``loss_bbox``, ``loss_giou``.
         matcher: default ``HungarianMatcher`` with the paper's costs for ``"ce"``, Deformable DETR's otherwise.
-        proposal_repeats: times each object is matched among the encoder's proposals of a two-stage model.
+        proposal_repeats: times each object is matched among the encoder's proposals of a two-stage model (fewer where
+            there are not as many cells).
 
     Raises:
         ValueError: unknown ``class_loss``, ``proposal_repeats`` below 1.
@@ -95,7 +96,9 @@ class SetCriterion(nn.Module):
         goals = [pad_targets(targets, logits.device)]
         predictions = [(logits, boxes)]
         if "proposal_logits" in outputs:
-            goals.append(pad_targets(targets, logits.device, self.proposal_repeats))
+            most = max(1, *goals[0]["counts"], 0)
+            repeats = max(1, min(self.proposal_repeats, outputs["proposal_logits"].shape[1] // most))
+            goals.append(pad_targets(targets, logits.device, repeats))
             predictions.append((outputs["proposal_logits"][None], outputs["proposal_boxes"][None]))
         costs = [self.matcher.costs(*p, goal) for p, goal in zip(predictions, goals, strict=True)]
         assigned = solve(costs, [goal["counts"] for goal in goals])
@@ -108,7 +111,7 @@ class SetCriterion(nn.Module):
         out |= {f"{name}_{layer}": value[layer] for layer in range(last) for name, value in losses.items()}
         out["class_error"] = self._class_error(logits[-1], goals[0], assigned[0][-1])
         if len(goals) > 1:
-            proposals = self._losses(*predictions[1], goals[1], assigned[1], num_boxes * self.proposal_repeats)
+            proposals = self._losses(*predictions[1], goals[1], assigned[1], num_boxes * repeats)
             out |= {f"{name}_enc": value[0] for name, value in proposals.items()}
         return out
 

@@ -20,6 +20,8 @@ from dlrecipes.models.detr.transformer import MLP, Transformer
 
 __all__ = ["DETR"]
 
+_MIN_QUERIES = 25  # of an automatic number
+
 
 class DETR(nn.Module):
     """End-to-end object detection with a transformer (Carion et al., 2020, arXiv:2005.12872).
@@ -30,7 +32,8 @@ class DETR(nn.Module):
     Args:
         backbone: ``"resnet50"``, ``"resnet101"``, or any timm model with ``features_only``.
         num_classes: classes without no-object.
-        num_queries: most objects that can be found in an image.
+        num_queries: most objects that can be found in an image. None, for two-stage queries only: twice as many as
+            the fullest image of the data has, at least 25.
         dilation: stride 16 in the last ResNet stage (DC5).
         pre_norm: layer norm before attention and feed-forward.
         pretrained_backbone: ImageNet weights from the hub.
@@ -59,7 +62,7 @@ class DETR(nn.Module):
         self,
         backbone: str = "resnet50",
         num_classes: int = 91,
-        num_queries: int = 100,
+        num_queries: int | None = 100,
         dilation: bool = False,
         pre_norm: bool = False,
         pretrained_backbone: bool = True,
@@ -85,7 +88,7 @@ class DETR(nn.Module):
         super().__init__()
         _check(init_args)
         self.init_args = init_args  # a checkpoint rebuilds the model from these
-        self.num_classes, self.num_queries = num_classes, num_queries
+        self.num_classes = num_classes
         self.sigmoid = class_head == "sigmoid"
         self.two_stage = queries == "two_stage"
         self.in_box = cross_attention == "in_box"
@@ -117,7 +120,9 @@ class DETR(nn.Module):
             pre_norm=pre_norm,
         )
         if self.two_stage:
-            self.proposals = TwoStageQueries(hidden_dim, num_queries, self.class_outputs, sigmoid=self.sigmoid)
+            self.proposals = TwoStageQueries(
+                hidden_dim, num_queries or _MIN_QUERIES, self.class_outputs, sigmoid=self.sigmoid
+            )
             if self.in_box:
                 self.sample_proj = nn.Conv2d(channels[sample_stride], sample_channels, 1)
             self.box_decoder = BoxDecoder(
@@ -135,7 +140,7 @@ class DETR(nn.Module):
                 margin=sample_margin,
             )
         else:
-            self.query_embed = nn.Embedding(num_queries, hidden_dim)
+            self.query_embed = nn.Embedding(int(init_args["num_queries"]), hidden_dim)
             self.class_embed = nn.Linear(hidden_dim, self.class_outputs)
             self.bbox_embed = MLP(hidden_dim, hidden_dim, hidden_dim, 4)
             init_classifier(self.class_embed, sigmoid=self.sigmoid)
@@ -144,6 +149,11 @@ class DETR(nn.Module):
     def class_outputs(self) -> int:
         """Width of the class head: one more than ``num_classes`` for a softmax head's no-object."""
         return self.num_classes + (not self.sigmoid)
+
+    @property
+    def num_queries(self) -> int:
+        """Most objects that can be found in an image."""
+        return self.proposals.num_queries if self.two_stage else self.query_embed.num_embeddings
 
     def classifiers(self) -> dict[str, nn.Linear]:
         """Every layer whose rows are classes, by parameter prefix."""
@@ -154,11 +164,14 @@ class DETR(nn.Module):
         }
 
     def bind(self, info: DataInfo) -> None:
-        """Give the class heads as many outputs as the data has classes, and refuse too few queries.
+        """Give the class heads as many outputs as the data has classes, and see that the queries are enough.
 
         Raises:
-            ValueError: an image has more objects than there are queries.
+            UserError: an image has more objects than there are queries.
         """
+        if self.init_args["num_queries"] is None:
+            self.proposals.num_queries = max(_MIN_QUERIES, 2 * info.max_objects)
+            self.init_args["num_queries"] = self.proposals.num_queries
         if info.max_objects > self.num_queries:
             raise UserError(
                 f"num_queries={self.num_queries} is fewer than the {info.max_objects} objects of the fullest image: "
@@ -268,8 +281,10 @@ def _check(args: dict[str, Any]) -> None:
     for name, allowed in choices.items():
         if args[name] not in allowed:
             raise ValueError(f"{name}={args[name]!r}: choose one of {', '.join(allowed)}")
+    if args["num_queries"] is None and args["queries"] != "two_stage":
+        raise ValueError("num_queries=None: learned queries need a number; only queries='two_stage' can choose it")
     for name in ("num_classes", "num_queries", "hidden_dim", "num_heads", "decoder_layers", "feedforward_dim"):
-        if args[name] < 1:
+        if args[name] is not None and args[name] < 1:
             raise ValueError(f"{name}={args[name]}: at least 1")
     if args["encoder_layers"] < 0:
         raise ValueError(f"encoder_layers={args['encoder_layers']}: at least 0")

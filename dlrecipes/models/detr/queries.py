@@ -75,14 +75,8 @@ class TwoStageQueries(nn.Module):
     def forward(self, memory: Tensor, height: int, width: int, mask: Tensor | None) -> Proposals:
         """memory: [B, height · width, D]; mask: bool [B, height, width], True = padding, or None.
 
-        Raises:
-            ValueError: fewer cells than queries.
+        Where there are fewer cells than queries, every cell becomes one.
         """
-        if height * width < self.num_queries:
-            raise ValueError(
-                f"num_queries={self.num_queries} is more than the {height}×{width} feature cells: "
-                "use a larger image_size, a smaller feature_stride or fewer queries"
-            )
         cells = self.project(memory)
         logits = self.class_embed(cells)
         anchors = self._anchors(height, width, mask, memory.device)
@@ -90,7 +84,7 @@ class TwoStageQueries(nn.Module):
         score = foreground_score(logits.detach().float(), sigmoid=self.sigmoid)
         if mask is not None:
             score = score.masked_fill(mask.flatten(1), -1.0)
-        chosen = score.topk(self.num_queries, dim=1).indices[..., None]
+        chosen = score.topk(min(self.num_queries, height * width), dim=1).indices[..., None]
         reference = boxes.detach().gather(1, chosen.expand(-1, -1, 4))
         query = self.to_query(cells.gather(1, chosen.expand(-1, -1, cells.shape[-1])))
         return Proposals(logits, boxes, query, reference)

@@ -167,10 +167,21 @@ def test_what_cannot_work_is_refused_with_a_reason(changes: dict, message: str) 
         make(**changes)
 
 
-def test_too_many_queries_for_the_cells_is_an_error() -> None:
+def test_with_fewer_cells_than_queries_every_cell_is_one() -> None:
     model = make(**VARIANTS["two_stage"] | {"num_queries": 50})
-    with pytest.raises(ValueError, match="more than the 4×4 feature cells"):
-        model(torch.zeros(1, 3, 64, 64))
+    outputs = model(torch.zeros(1, 3, 64, 64))
+    assert outputs["pred_boxes"].shape[2] == 16
+    targets = [{"labels": torch.zeros(9, dtype=torch.int64), "boxes": torch.rand(9, 4) * 0.2 + 0.4}]
+    losses = SetCriterion(3)(outputs, targets)  # 9 objects fit once into 16 cells, not three times
+    assert torch.isfinite(losses["loss_bbox_enc"])
+
+
+def test_the_number_of_queries_follows_the_data() -> None:
+    model = make(**VARIANTS["two_stage"] | {"num_queries": None})
+    model.bind(info(max_objects=20))
+    assert model.num_queries == model.init_args["num_queries"] == 40
+    with pytest.raises(ValueError, match="learned queries need a number"):
+        make(num_queries=None)
 
 
 @pytest.mark.parametrize("name", ["resnet50", "test_resnet"])
