@@ -57,7 +57,7 @@ class NonFiniteStop(pl.Callback):
     its name.
 
     Args:
-        check_gradients: check the largest absolute gradient at each optimizer step; one pass over the gradients.
+        check_gradients: check the L2 norm of all gradients at each optimizer step; one pass over the gradients.
 
     Raises:
         NonFiniteError: in the training loop, on all ranks; exit code 3.
@@ -215,14 +215,14 @@ class NonFiniteStop(pl.Callback):
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """bool scalar on the tensors' device: no element is NaN or infinite. One pass, no synchronisation."""
+    """bool scalar on the tensors' device: their L2 norm is neither NaN nor infinite. One pass, no synchronisation."""
     dense = [t.detach() for t in tensors if t.is_floating_point() and not t.is_sparse]
-    return torch.isfinite(torch.nn.utils.get_total_norm(dense, norm_type=math.inf))
+    return torch.isfinite(torch.nn.utils.get_total_norm(dense))
 
 
 def _first_non_finite(tensors: dict[str, Tensor]) -> str:
-    """Name of the first tensor with a NaN or infinite element, "" if all are finite; synchronises."""
-    bad = [name for name, t in tensors.items() if t.is_floating_point() and not bool(_all_finite([t]))]
-    if len(bad) > 1 and len(bad) == len(tensors):
-        return f"all {len(bad)} parameters ({bad[0]} first)"
-    return bad[0] if bad else ""
+    """Name of the first tensor whose norm is not finite, "" if the norm of all together is finite; synchronises."""
+    bad = [name for name, t in tensors.items() if t.is_floating_point() and not _all_finite([t])]
+    if 0 < len(bad) < len(tensors) or len(tensors) == 1:
+        return bad[0] if bad else ""
+    return "" if _all_finite(tensors.values()) else f"all {len(tensors)} parameters together"

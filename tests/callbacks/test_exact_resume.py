@@ -68,7 +68,7 @@ def test_killed_run_resumes_bitwise(reference: tuple[Path, object, ToyModule], t
         for batch in cases
     }
     for batch, checkpoint in cases.items():
-        assert killed[batch].wait(timeout=120) == -signal.SIGKILL
+        assert killed[batch].wait(timeout=300) == -signal.SIGKILL
         folder = tmp_path / str(batch)
         assert max(folder.glob("at_*"), key=lambda p: p.stat().st_mtime_ns).name == checkpoint
         resumed_trainer, resumed = fit(folder, resume=folder / checkpoint)

@@ -22,7 +22,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=400,
         check=False,
     )
     # The script's last fit gets a Ctrl-C in rank 0 only; run() returns when rank 1 has closed its output too.
