@@ -66,7 +66,7 @@ class PredictionPictures(Callback):
     """At each validation, draws the same images with their true and predicted boxes, and hands them to the tracker.
 
     Each image is a pair: truth on the left, predictions above the threshold on the right. The images are the first of
-    the validation split, so that one can leaf through the epochs. A long run is drawn about 50 times, evenly spread, and
+    the validation split, so that one can leaf through the epochs. A long run is drawn about 50 times, evenly, and
     at its end.
 
     Args:
@@ -114,9 +114,10 @@ class PredictionPictures(Callback):
         tiles = [tile for picture in self._pictures for tile in _pair(picture, names, self.score_threshold)]
         columns = 8 if len(self._pictures) > 4 else 4
         _save(tiles, columns, self.run.prediction_picture(trainer.current_epoch + 1))
+        step = max(trainer.global_step - 1, 0)  # as Lightning numbers the metrics of this validation, from 0
         for logger in trainer.loggers:
             if isinstance(logger, DetectionTracker):
-                logger.log_detections("val/predictions", self._pictures, names, trainer.global_step)
+                logger.log_detections("val/predictions", self._pictures, names, step)
         self._pictures = []
         self._drawn = trainer.current_epoch
 

@@ -15,12 +15,11 @@ started the ranks:
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-
-import torch.distributed as dist
 
 from dlrecipes.errors import UserError
 
@@ -48,7 +47,7 @@ def agree_on_folder(root: Path, name: str, make: Callable[[], Path]) -> Path:
     global _calls
     _calls += 1
     environment = os.environ
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if _process_group_runs():
         return _by_process_group(make)
     if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return _by_torchrun_store(make)
@@ -71,7 +70,17 @@ def agree_on_folder(root: Path, name: str, make: Callable[[], Path]) -> Path:
     return path
 
 
+def _process_group_runs() -> bool:
+    if "torch.distributed" not in sys.modules:  # torch takes seconds to import, and without it there is no group
+        return False
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def _by_process_group(make: Callable[[], Path]) -> Path:
+    import torch.distributed as dist
+
     chosen: list[str | None] = [str(make()) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(chosen, src=0)
     return Path(str(chosen[0]))
@@ -79,6 +88,8 @@ def _by_process_group(make: Callable[[], Path]) -> Path:
 
 def _by_torchrun_store(make: Callable[[], Path]) -> Path:
     """The store is torchrun's own, new for each job, so no key of an earlier job can be met in it."""
+    import torch.distributed as dist
+
     address, port = os.environ["MASTER_ADDR"], _number("MASTER_PORT")
     store = dist.TCPStore(address, port, is_master=False, timeout=_WAIT)  # type: ignore[attr-defined]
     key = f"dlrecipes/run_folder/{_number('TORCHELASTIC_RESTART_COUNT')}/{_calls}"

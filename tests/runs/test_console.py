@@ -1,0 +1,39 @@
+import re
+
+import lightning.pytorch as pl
+
+from dlrecipes.runs.console import EpochLines, make_progress
+
+
+def test_one_line_an_epoch_with_metrics_and_time(toy, fit, capsys):
+    fit(toy, 3, [EpochLines(["train/loss", "val/loss", "val/map", "absent"])])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    pattern = r"epoch 1/3  train/loss 0\.820  val/loss 1\.000  val/map 0\.100  lr 1\.0e-01  [\d.]+s  left [\d.]+s"
+    assert re.fullmatch(pattern, lines[0])
+    assert lines[1].startswith("epoch 2/3  train/loss 0.336  val/loss 0.500  val/map 0.200")
+    assert "left" not in lines[2]
+
+
+def test_stale_validation_is_not_repeated(toy, loader, capsys):
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=4, check_val_every_n_epoch=2, callbacks=[EpochLines()], logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(toy, loader, loader)
+    shown = ["val/map" in line for line in capsys.readouterr().out.splitlines()]
+    assert shown == [False, True, False, True]
+
+
+def test_a_bar_only_on_a_terminal():
+    assert [type(c).__name__ for c in make_progress(False)] == ["EpochLines"]
+    assert [type(c).__name__ for c in make_progress(True)] == ["EpochLines", "RichProgressBar"]
+
+
+def test_no_number_of_epochs(toy, loader, capsys):
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=-1, max_steps=3, callbacks=[EpochLines()], logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(toy, loader, loader)
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["epoch 1", "epoch 2"]

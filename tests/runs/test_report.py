@@ -1,0 +1,85 @@
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from dlrecipes.runs.folder import RunFolder
+from dlrecipes.runs.metrics_csv import MetricsCSV
+from dlrecipes.runs.report import final_block, write_model_card
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "my runs" / "detr-001").mkdir(parents=True)
+    return RunFolder(tmp_path / "my runs" / "detr-001")
+
+
+def text_of(run, info, **arguments):
+    out = io.StringIO()
+    final_block(run, info, console=Console(file=out, width=100, soft_wrap=True), **arguments)
+    return out.getvalue()
+
+
+def log(run):
+    logger = MetricsCSV(run.metrics)
+    for epoch, value in enumerate((0.1, 0.7, 0.2)):
+        logger.log_metrics(
+            {"val/map": value, "val/map_50": 0.9, "val/map_small": -1.0, "val/map_class/cat": value, "epoch": epoch},
+            step=epoch,
+        )
+
+
+def test_best_epoch_table_files_and_commands(run, info):
+    log(run)
+    run.curves.touch()
+    run.predictions.mkdir()
+    run.prediction_picture(2).touch()
+    text = text_of(run, info, resume_command="python train.py --resume X", sync_command="wandb sync Y")
+    assert "best val/map 0.700 in epoch 2 of 3  (mAP 0.700  mAP50 0.900)" in text  # no small objects, no such number
+    assert "cat" in text
+    assert "20" in text
+    assert "dog" not in text  # was not measured
+    assert f"{run.metrics} " in text
+    assert "epoch_002.png" in text
+    assert "best.ckpt" not in text  # only files that are there
+    assert f"dlrecipes predict '{run.path}' IMAGES" in text  # a path with a space can be pasted
+    assert text.rstrip().endswith("wandb sync Y")
+
+
+def test_test_metrics_come_first_in_the_table(run, info):
+    log(run)
+    text = text_of(run, info, test={"test/map": 0.65, "test/map_class/dog": 0.5})
+    assert "test: mAP 0.650" in text
+    assert "AP by class, test split" in text
+    assert "dog" in text
+
+
+def test_many_classes_are_cut_to_best_and_worst(run, info):
+    names = tuple(f"class[{i}]" for i in range(80))
+    many = replace(info, classes=names, category_ids=tuple(range(80)), class_counts=(1,) * 80)
+    text = text_of(run, many, test={f"test/map_class/{name}": i / 100 for i, name in enumerate(names)})
+    assert "best and worst 15 of 80" in text
+    assert "class[79]" in text
+    assert "class[0]" in text
+    assert "class[40]" not in text
+
+
+def test_a_run_without_validation_says_so(run, info):
+    assert "no val/map was measured" in text_of(run, info)
+
+
+def test_model_card(run, info):
+    run.write_info(seed=3, device="cpu", command=["train.py", "--data", "my data"])
+    odd = replace(info, classes=("cat|dog", "b", "c"))
+    write_model_card(
+        run, odd, model="DETR-R50, 41.3 M parameters", data="`my data`", metrics={"test/map": 0.5}, recipe="train.py"
+    )
+    card = run.model_card.read_text()
+    assert card.startswith("---\nlibrary_name: dlrecipes\npipeline_tag: object-detection\n---\n# detr-001\n")
+    assert r"| 0 | cat\|dog | 3 | 20 |" in card
+    assert "| test/map | 0.5000 |" in card
+    assert 'load_from_checkpoint("checkpoints/best.ckpt")' in card
+    assert "train.py --data 'my data'" in card
+    assert "- seed: 3" in card
+    assert "torch 2" in card
