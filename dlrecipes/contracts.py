@@ -15,12 +15,12 @@ __all__ = ["DataInfo", "DetectionBatch", "DetectionOutput", "DetectionTarget", "
 
 @dataclass(frozen=True, kw_only=True)
 class DataInfo:
-    """What a part may need to know about the data. Made by the datamodule, handed to parts by the task through ``bind(info)``.
+    """What a part may need to know about the data: made by the datamodule, handed on by the task through ``bind``.
 
     Attributes:
         task: ``"detection"``, ``"classification"`` or ``"regression"``.
         classes: class names; position = contiguous label.
-        category_ids: the data set's own id of each class, in the order of ``classes`` (COCO's 1..90 with gaps, for example).
+        category_ids: the data set's own id of each class, in the order of ``classes`` (COCO's 1..90 with gaps).
         class_counts: objects (detection) or images (classification) of each class in the training split.
         num_train: images in the training split.
         max_objects: most objects in one image, over all splits (detection; 0 otherwise).
@@ -75,7 +75,7 @@ class DetectionBatch(TypedDict):
     """One collated batch.
 
     Keys:
-        images: uint8 [B, 3, H, W], RGB, zero-padded on the right and bottom; H and W are multiples of 32 if any image is padded.
+        images: uint8 [B, 3, H, W], RGB, zero-padded on the right and bottom, then to multiples of 32.
         mask: bool [B, H, W], True = padding; None if no image of the batch is padded.
         targets: B targets.
         image_ids: B positions in the split's record list.

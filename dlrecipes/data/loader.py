@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import cv2
@@ -112,13 +114,24 @@ def make_loader(
         collate_fn=collate_fn,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         persistent_workers=num_workers > 0,
-        worker_init_fn=_one_thread if num_workers > 0 else None,
+        worker_init_fn=_set_up_worker if num_workers > 0 else None,
         # Its own generator: a pass draws a number for the workers' seeds, which would otherwise come from the global
         # stream that dropout uses, one draw more after each resume.
         generator=torch.Generator().manual_seed(sampler.seed),
     )
 
 
-def _one_thread(worker: int) -> None:
-    """Workers share the cores: OpenCV's own threads in each of them only get in each other's way."""
+def _set_up_worker(worker: int) -> None:
+    """Make a worker one quiet helper of its parent.
+
+    Workers share the cores: OpenCV's own threads in each of them only get in each other's way. And Ctrl-C and a
+    scheduler's SIGTERM reach the whole process group, though only the trainer is meant: it still needs its batches to
+    end the step and save. A second SIGTERM is the trainer's own and ends the worker.
+    """
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _ignore_once)
+
+
+def _ignore_once(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signum, signal.SIG_DFL)

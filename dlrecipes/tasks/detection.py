@@ -155,8 +155,8 @@ class DetectionTask(BaseTask):
             raise ValueError(f"criterion.weights has none of {', '.join(losses)}: nothing to minimise")
         return torch.stack(terms).sum()
 
-    def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
-        """One step; logs ``train/loss`` and the terms of the last layer."""
+    def training_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, Tensor]:
+        """One step; logs ``train/loss`` and the terms of the last layer. Returns every term, for who wants to look."""
         _, loss, terms = self.step(batch)
         size = len(batch["targets"])
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=size)
@@ -166,7 +166,7 @@ class DetectionTask(BaseTask):
             if not name.rpartition("_")[2].isdigit() and not name.endswith("_enc")
         }
         self.log_dict(shown, on_step=False, on_epoch=True, batch_size=size)
-        return loss
+        return {name: value.detach() for name, value in terms.items()} | {"loss": loss}
 
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> DetectionOutput:
         """Loss and predictions of one validation batch."""
