@@ -1,0 +1,65 @@
+"""A real fit on two processes, started as Lightning's launcher starts them: one folder, one W&B run, exact counts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from dlrecipes.runs.metrics_csv import read_metrics
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, {tests!r})
+import lightning.pytorch as pl
+import torch
+from conftest import ToyDetector, make_batch
+from dlrecipes.checkpoint_io import SafeCheckpointIO
+from dlrecipes.runs import *
+from dlrecipes.runs import detection_curves
+
+run = RunFolder.create(sys.argv[1], "toy")
+run.write_info(seed=0, device="cpu") if pl.utilities.rank_zero_only.rank == 0 else None
+tracker, sentence = make_tracker("offline", run, "p", {{}})
+loader = torch.utils.data.DataLoader([0, 4], batch_size=1, collate_fn=lambda starts: make_batch(starts[0]))
+trainer = pl.Trainer(
+    accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, log_every_n_steps=1, enable_progress_bar=False,
+    enable_model_summary=False, logger=[MetricsCSV(run.metrics), tracker], plugins=[SafeCheckpointIO()],
+    callbacks=[
+        pl.callbacks.ModelCheckpoint(run.checkpoints, filename="best", save_last=True), MetricsResume(), EpochLines(),
+        TrainBatchPicture(run), PredictionPictures(run), CurvesPicture(run), DetectionCurves(run),
+    ],
+)
+drawn = []
+detection_curves.draw_confusion = lambda matrix, classes, path: drawn.append(matrix.tolist())
+model = ToyDetector()
+trainer.fit(model, loader, loader)
+trainer.test(model, loader, verbose=False)
+tracker.finish()
+second = RunFolder.create(sys.argv[1], "toy")
+(Path(sys.argv[1]) / f"rank{{trainer.global_rank}}.txt").write_text(f"{{run.name}} {{second.name}} {{drawn}}")
+"""
+
+
+def test_two_ranks_make_one_run(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "DLRECIPES_RUN_FOLDER")}
+    environment |= {"OMP_NUM_THREADS": "1", "WANDB_CONSOLE": "off", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(script), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(p.name for p in (tmp_path / "out").glob("toy-*")) == ["toy-001", "toy-002"]
+    # images 1, 2, 4, 5 and 7 have boxes: counted over both ranks, each once
+    matrix = [[0, 0, 0, 2], [0, 3, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
+    assert (tmp_path / "out" / "rank0.txt").read_text() == f"toy-001 toy-002 {[matrix]}"
+    assert (tmp_path / "out" / "rank1.txt").read_text() == "toy-001 toy-002 []"
+    run = tmp_path / "out" / "toy-001"
+    assert [row["step"] for row in read_metrics(run / "metrics.csv")] == [0, 1]
+    assert len(list(run.glob("wandb/offline-run-*"))) == 1
+    assert json.loads((run / "run.json").read_text())["wandb"]["mode"] == "offline"
+    assert done.stdout.count("epoch 1/1") == 1
+    for name in ("batch.png", "curves.png", "pr_curves.png", "predictions/epoch_001.png", "checkpoints/last.ckpt"):
+        assert (run / name).exists(), name
