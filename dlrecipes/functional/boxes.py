@@ -1,4 +1,4 @@
-"""Batched box maths. torchvision's pairwise functions take two flat lists; these keep the leading dimensions apart."""
+"""Batched box maths. torchvision's pairwise functions take two flat lists; these broadcast."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-__all__ = ["cxcywh_to_xyxy", "inverse_sigmoid", "pairwise_giou", "pairwise_iou", "xyxy_to_cxcywh"]
+__all__ = ["box_giou", "box_iou", "cxcywh_to_xyxy", "inverse_sigmoid", "pairwise_giou", "xyxy_to_cxcywh"]
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
@@ -32,52 +32,53 @@ def inverse_sigmoid(p: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def _intersection_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    size = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:]) - torch.maximum(
-        a[..., :, None, :2], b[..., None, :, :2]
-    )
-    size = size.clamp(min=0)
+    size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
     intersection = size[..., 0] * size[..., 1]
     area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
     area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
-    return intersection, area_a[..., :, None] + area_b[..., None, :] - intersection
+    return intersection, area_a + area_b - intersection
 
 
-def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """|A ∩ B| / |A ∪ B| of every pair.
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """|A ∩ B| / |A ∪ B| of boxes in the same place of two arrays that broadcast.
 
     Args:
-        a: [..., N, 4] as (x1, y1, x2, y2).
-        b: [..., M, 4], same leading dimensions.
+        a, b: [..., 4] as (x1, y1, x2, y2).
 
     Returns:
-        [..., N, M]; 0 where both boxes have no area.
+        [...]; 0 where both boxes have no area.
 
     Example:
-        >>> pairwise_iou(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[0.0, 0, 2, 1], [2, 2, 3, 3]])).tolist()
-        [[0.5, 0.0]]
+        >>> box_iou(torch.tensor([0.0, 0, 2, 2]), torch.tensor([[0.0, 0, 2, 1], [2, 2, 3, 3]])).tolist()
+        [0.5, 0.0]
     """
     intersection, union = _intersection_union(a, b)
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
-def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
+def box_giou(a: Tensor, b: Tensor) -> Tensor:
     """IoU − |C ∖ (A ∪ B)| / |C| with C the smallest box around both (Rezatofighi et al., 2019, arXiv:1902.09630).
 
+    Unlike torchvision's ``generalized_box_iou_loss``, which picks the overlapping pairs by a boolean index, no shape
+    depends on the values, so a GPU's host does not wait.
+
     Args:
-        a: [..., N, 4] as (x1, y1, x2, y2).
-        b: [..., M, 4], same leading dimensions.
+        a, b: [..., 4] as (x1, y1, x2, y2); they broadcast.
 
     Returns:
-        [..., N, M] in [−1, 1].
+        [...] in [−1, 1].
 
     Example:
-        >>> pairwise_giou(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[2.0, 0, 3, 1]]))
-        tensor([[-0.3333]])
+        >>> box_giou(torch.tensor([0.0, 0, 1, 1]), torch.tensor([2.0, 0, 3, 1]))
+        tensor(-0.3333)
     """
     intersection, union = _intersection_union(a, b)
-    around = torch.maximum(a[..., :, None, 2:], b[..., None, :, 2:]) - torch.minimum(
-        a[..., :, None, :2], b[..., None, :, :2]
-    )
+    around = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     hull = around[..., 0] * around[..., 1]
     tiny = torch.finfo(union.dtype).tiny
     return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+
+
+def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
+    """GIoU of every pair: [..., N, 4] and [..., M, 4] → [..., N, M]."""
+    return box_giou(a[..., :, None, :], b[..., None, :, :])

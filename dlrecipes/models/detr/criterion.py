@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
 from dlrecipes.contracts import DataInfo
-from dlrecipes.functional.boxes import cxcywh_to_xyxy
+from dlrecipes.functional.boxes import box_giou, box_iou, cxcywh_to_xyxy
 from dlrecipes.functional.losses import varifocal_loss
 from dlrecipes.models.detr.matcher import HungarianMatcher, PaddedTargets, pad_targets, solve
 
@@ -134,7 +134,7 @@ class SetCriterion(nn.Module):
         goal_boxes = goal["boxes"][None].expand(layers, -1, -1, -1)
         valid = goal["valid"].float()
         l1 = (matched - goal_boxes).abs().sum(-1)
-        giou = generalized_box_iou_loss(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(goal_boxes))
+        giou = 1.0 - box_giou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(goal_boxes))
         poison = 0.0 * boxes.sum((1, 2, 3))  # 0, but NaN where a box is not finite, even if it was matched to nothing
         return {
             "loss_ce": self._class_losses(logits, matched, goal, query_of, num_boxes),
@@ -155,13 +155,17 @@ class SetCriterion(nn.Module):
             weight[self.num_classes] = self.no_object_weight
             loss = F.cross_entropy(logits.flatten(0, 2), label.flatten(), weight, reduction="none").view_as(label)
             return loss.sum((1, 2)) / weight[label].sum((1, 2))
-        one_hot = F.one_hot(label, self.num_classes + 1)[..., : self.num_classes].to(logits.dtype)
-        if self.class_loss == "focal":
-            focal: Tensor = sigmoid_focal_loss(logits, one_hot, alpha=0.25, gamma=2.0)
-            return focal.sum((1, 2, 3)) / num_boxes
-        quality = torch.zeros(layers, batch, queries + 1, device=logits.device)
-        quality.scatter_(2, query_of, self._iou(matched.detach(), goal))
-        loss = varifocal_loss(logits, one_hot * quality[:, :, :queries, None])
+        quality = torch.ones(label.shape, device=logits.device)
+        if self.class_loss == "varifocal":
+            iou = box_iou(cxcywh_to_xyxy(matched.detach()), cxcywh_to_xyxy(goal["boxes"]))
+            quality = logits.new_zeros(layers, batch, queries + 1).scatter_(2, query_of, iou)[:, :, :queries]
+        # no-object is written into a column of its own and cut off; F.one_hot would read values on the host
+        target = logits.new_zeros(layers, batch, queries, self.num_classes + 1)
+        target = target.scatter_(3, label[..., None], quality[..., None])[..., : self.num_classes]
+        if self.class_loss == "varifocal":
+            loss = varifocal_loss(logits, target)
+        else:
+            loss = sigmoid_focal_loss(logits, target, alpha=0.25, gamma=2.0)
         return loss.sum((1, 2, 3)) / num_boxes
 
     @torch.no_grad()
@@ -175,11 +179,3 @@ class SetCriterion(nn.Module):
         index = query_of.clamp(max=logits.shape[1] - 1)[..., None].expand(-1, -1, logits.shape[2])
         wrong = (logits.gather(1, index).argmax(-1) != goal["labels"]) & goal["valid"]
         return 100.0 * wrong.sum() / goal["valid"].sum().clamp(min=1)
-
-    @staticmethod
-    def _iou(matched: Tensor, goal: PaddedTargets) -> Tensor:
-        a, b = cxcywh_to_xyxy(matched), cxcywh_to_xyxy(goal["boxes"]).expand_as(matched)
-        size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-        overlap = size.prod(-1)
-        union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - overlap
-        return overlap / union.clamp(min=1e-9)

@@ -1,0 +1,50 @@
+"""The criterion on two real processes, one of which has no objects."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import json, sys
+from datetime import timedelta
+import torch
+import torch.distributed as dist
+from dlrecipes.models.detr import SetCriterion
+
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2, timeout=timedelta(seconds=60))
+torch.manual_seed(0)
+outputs = {"pred_logits": torch.randn(1, 1, 5, 4), "pred_boxes": torch.rand(1, 1, 5, 4) * 0.4 + 0.3}
+objects = 3 if rank == 0 else 0
+targets = [{"labels": torch.arange(objects) % 3, "boxes": torch.full((objects, 4), 0.5)}]
+losses = SetCriterion(3)(outputs, targets)
+print(json.dumps({name: value.item() for name, value in losses.items()}))
+dist.destroy_process_group()
+"""
+
+
+def test_both_ranks_divide_by_the_mean_number_of_objects(tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(SCRIPT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    ranks = [
+        subprocess.Popen([sys.executable, str(script), str(rank), address], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    first, second = (json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in ranks)
+
+    import torch
+
+    from dlrecipes.models.detr import SetCriterion
+
+    torch.manual_seed(0)
+    outputs = {"pred_logits": torch.randn(1, 1, 5, 4), "pred_boxes": torch.rand(1, 1, 5, 4) * 0.4 + 0.3}
+    alone = SetCriterion(3)(outputs, [{"labels": torch.arange(3), "boxes": torch.full((3, 4), 0.5)}])
+    for name in ("loss_bbox", "loss_giou"):
+        assert abs(first[name] - alone[name].item() * 3 / 1.5) < 1e-5  # 3 objects alone, 1.5 a rank together
+        assert second[name] == 0.0
+    assert abs(first["loss_ce"] - alone["loss_ce"].item()) < 1e-6  # a local mean, as the authors have it
