@@ -14,6 +14,8 @@ _WARNINGS = (
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # small data is allowed
     r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6.6 with torch 2.14
+    r"You're using the WeightAveraging callback with a model that overrides",  # ours makes no layers there
+    r"It is recommended to use `self\.log\(.*sync_dist=True\)`",  # metrics are reduced by torchmetrics
     r"You're resuming from a checkpoint that ended before the epoch ended",  # ExactResume and the loader see to it
 )
 

@@ -7,10 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from dlrecipes.callbacks import ExactResume, GracefulStop, NonFiniteStop
 from dlrecipes.checkpoint_io import SafeCheckpointIO
@@ -68,8 +68,12 @@ def choose_precision(accelerator: str) -> str:
     Args:
         accelerator: as given to the Trainer.
     """
-    gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    on_gpu = _uses_cuda(accelerator)
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+
+
+def _uses_cuda(accelerator: str) -> bool:
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def make_checkpoint_callbacks(
@@ -111,11 +115,13 @@ def _own_callbacks(cli: RecipeCLI, folder: RunFolder, monitor: str) -> list[Call
     ema = config["ema"]
     if ema is not None and not 0 < ema < 1:
         raise UserError(f"--ema must be between 0 and 1, got {ema}.")
+    # The callback copies the weights before Lightning moves them, and would keep the average on the CPU.
+    device = "cuda" if _uses_cuda(str(config["trainer.accelerator"])) else None
     return [
         ExactResume(seed=config["seed_everything"]),
         NonFiniteStop(),
         GracefulStop(folder.last_checkpoint),
-        *([] if ema is None else [EMAWeightAveraging(decay=ema)]),
+        *([] if ema is None else [EMAWeightAveraging(decay=ema, device=device)]),
         *make_checkpoint_callbacks(
             folder, monitor, config["checkpoint_every_n_steps"], config["checkpoint_every_n_minutes"]
         ),

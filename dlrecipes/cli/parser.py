@@ -118,6 +118,9 @@ class RecipeCLI(LightningCLI):
             self.config = parser.parse_args(self._argv)
         except ArgumentError as error:
             raise UserError(explain(str(error), self._argv, self._known_flags(parser))) from error
+        seed = self.config["seed_everything"]
+        if isinstance(seed, bool) or not 0 <= seed < 2**32:  # LightningCLI also takes "true", another seed on each rank
+            raise UserError(f"--seed must be a whole number from 0 to {2**32 - 1}, got {seed}.")
 
     def instantiate_classes(self) -> None:
         """Makes task and datamodule; the trainer needs the run folder, which must not be made for a wrong option."""

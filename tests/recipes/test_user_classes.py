@@ -1,0 +1,102 @@
+"""A user's own loss and task, from a folder that has nothing to do with dlrecipes, through the real command line."""
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from tiny_runs import CATEGORIES, call
+
+from dlrecipes.cli.commands import main as dlrecipes_command
+from dlrecipes.tasks import DetectionTask
+
+NAME = "my_detection_project"
+
+CODE = """
+import torch
+
+from dlrecipes.models.detr import SetCriterion
+from dlrecipes.tasks import DetectionTask
+
+
+class MyCriterion(SetCriterion):
+    def __init__(self, gamma: float = 1.0) -> None:
+        super().__init__(class_loss="focal")
+        self.gamma = gamma
+
+    def forward(self, outputs, targets):
+        losses = super().forward(outputs, targets)
+        return {name: value * self.gamma for name, value in losses.items()}
+
+
+class MyTask(DetectionTask):
+    def configure_loss(self):
+        return MyCriterion(gamma=3.0)
+
+
+class NaNCriterion(SetCriterion):
+    def forward(self, outputs, targets):
+        return {name: value * torch.nan for name, value in super().forward(outputs, targets).items()}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The user's folder, as current folder."""
+    (tmp_path / f"{NAME}.py").write_text(textwrap.dedent(CODE))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop(NAME, None)
+
+
+def test_own_loss_by_import_path(recipe: ModuleType, tiny: Path, coco: Path, project: Path) -> None:
+    loss = f"{NAME}.MyCriterion"
+    argv = ["--config", tiny, "--data", coco, "--epochs", "1"]
+    outcome = call(recipe.main, *argv, "--model.criterion", loss, "--model.criterion.gamma", "3")
+    assert outcome.code == 0, outcome.err
+    config = yaml.safe_load((project / "runs" / "detr-001" / "config.yaml").read_text())
+    assert config["model"]["init_args"]["criterion"] == {"class_path": loss, "init_args": {"gamma": 3.0}}
+
+    task = DetectionTask.load_from_checkpoint(project / "runs" / "detr-001" / "checkpoints" / "best.ckpt")
+    assert task.criterion.gamma == 3.0
+
+
+def test_own_task_trains_reloads_and_predicts(recipe: ModuleType, tiny: Path, coco: Path, project: Path) -> None:
+    outcome = call(recipe.main, "--config", tiny, "--data", coco, "--epochs", "1", "--model", f"{NAME}.MyTask")
+    assert outcome.code == 0, outcome.err
+    run = project / "runs" / "detr-001"
+
+    del sys.modules[NAME]  # as in a new process
+    assert call(dlrecipes_command, "predict", run, coco / "test", "--threshold", "0").code == 0
+    results = json.loads((run / "predict-001" / "predictions.json").read_text())
+    assert {row["category_id"] for row in results} <= set(CATEGORIES)
+    assert NAME in sys.modules
+
+
+def test_predict_without_the_users_code_says_what_is_missing(
+    recipe: ModuleType, tiny: Path, coco: Path, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    argv = ["--config", tiny, "--data", coco, "--epochs", "1", "--model.criterion", f"{NAME}.MyCriterion"]
+    assert call(recipe.main, *argv).code == 0
+    del sys.modules[NAME]
+    (project / f"{NAME}.py").unlink()
+    outcome = call(dlrecipes_command, "predict", project / "runs" / "detr-001", coco / "test")
+    assert outcome.code == 2
+    assert f"cannot import '{NAME}.MyCriterion'" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_loss_that_is_not_finite_ends_with_exit_code_3(
+    recipe: ModuleType, tiny: Path, coco: Path, project: Path
+) -> None:
+    outcome = call(recipe.main, "--config", tiny, "--data", coco, "--model.criterion", f"{NAME}.NaNCriterion")
+    assert outcome.code == 3
+    assert outcome.err.startswith("error: ")
+    assert "train_" in outcome.err  # the images of the batch
+    assert outcome.err.count("\n") == 1
+    assert not list((project / "runs" / "detr-001" / "checkpoints").iterdir())
