@@ -115,11 +115,13 @@ class SetCriterion(nn.Module):
             out |= {f"{name}_enc": value[0] for name, value in proposals.items()}
         return out
 
-    @staticmethod
-    def _num_boxes(count: int, device: torch.device) -> Tensor:
-        """Objects per process, averaged over all of them: every rank divides by the same number."""
+    def _num_boxes(self, count: int, device: torch.device) -> Tensor:
+        """Objects per process, averaged over all of them in training: every rank divides by the same number.
+
+        Not in evaluation, where one rank may have a batch more than another and would wait for ever.
+        """
         total = torch.full((), float(count), device=device)  # a fill: torch.tensor would wait for the device
-        if dist.is_available() and dist.is_initialized():
+        if self.training and dist.is_available() and dist.is_initialized():
             dist.all_reduce(total)
             total = total / dist.get_world_size()
         return total.clamp(min=1.0)
