@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
-from dlrecipes.callbacks import ExactResume, GracefulStop, NonFiniteStop
+from dlrecipes.callbacks import ExactEvaluation, ExactResume, GracefulStop, NonFiniteStop
 from dlrecipes.checkpoint_io import SafeCheckpointIO
 from dlrecipes.cli.parser import RecipeCLI
 from dlrecipes.errors import DLRecipesError, UserError
@@ -122,6 +122,7 @@ def _own_callbacks(cli: RecipeCLI, folder: RunFolder, monitor: str) -> list[Call
         NonFiniteStop(),
         GracefulStop(folder.last_checkpoint),
         *([] if ema is None else [EMAWeightAveraging(decay=ema, device=device)]),
+        ExactEvaluation(),  # after the averaging, which exchanges the weights at the same hook
         *make_checkpoint_callbacks(
             folder, monitor, config["checkpoint_every_n_steps"], config["checkpoint_every_n_minutes"]
         ),

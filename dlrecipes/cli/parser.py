@@ -72,12 +72,17 @@ class RecipeCLI(LightningCLI):
                 subclass_mode_data=True,
                 save_config_callback=None,  # the run folder keeps it
                 trainer_defaults=_TRAINER_DEFAULTS,
-                seed_everything_default=0,
                 parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
                 args=self._argv,
                 run=False,
                 auto_configure_optimizers=False,  # the task's own
             )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # LightningCLI's own also takes true, which would draw another seed on each rank.
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="Seed that every random choice follows from."
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults(self._defaults)
@@ -118,9 +123,8 @@ class RecipeCLI(LightningCLI):
             self.config = parser.parse_args(self._argv)
         except ArgumentError as error:
             raise UserError(explain(str(error), self._argv, self._known_flags(parser))) from error
-        seed = self.config["seed_everything"]
-        if isinstance(seed, bool) or not 0 <= seed < 2**32:  # LightningCLI also takes "true", another seed on each rank
-            raise UserError(f"--seed must be a whole number from 0 to {2**32 - 1}, got {seed}.")
+        if not 0 <= self.config["seed_everything"] < 2**32:  # what NumPy takes
+            raise UserError(f"--seed must be from 0 to {2**32 - 1}, got {self.config['seed_everything']}.")
 
     def instantiate_classes(self) -> None:
         """Makes task and datamodule; the trainer needs the run folder, which must not be made for a wrong option."""

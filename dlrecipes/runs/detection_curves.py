@@ -15,6 +15,7 @@ from torchvision.ops import box_area, box_iou
 
 from dlrecipes.contracts import DetectionBatch, DetectionOutput, Prediction
 from dlrecipes.functional.boxes import cxcywh_to_xyxy
+from dlrecipes.ranks import gather_in_order
 from dlrecipes.runs.curves import new_figure, save_figure
 from dlrecipes.runs.detection_pictures import class_names
 from dlrecipes.runs.folder import RunFolder
@@ -105,7 +106,7 @@ def _share_inside(boxes: Tensor, regions: Tensor) -> Tensor:
 class DetectionCurves(Callback):
     """At the end of a test, writes ``confusion.png`` and ``pr_curves.png`` (precision over recall at IoU .5).
 
-    Exact on several devices: the metrics gather what each rank has seen.
+    Exact on several devices: what each rank has seen is put together.
 
     Args:
         run: the folder for the pictures.
@@ -116,16 +117,12 @@ class DetectionCurves(Callback):
         self.run = run
         self.score_threshold = score_threshold
         self._confusion: DetectionConfusion | None = None
-        self._precision: MeanAveragePrecision | None = None
+        self._seen: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []  # predictions and truth, of this rank
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         names = class_names(trainer, pl_module)
         self._confusion = DetectionConfusion(len(names), 0.5, self.score_threshold).to(pl_module.device)
-        precision = MeanAveragePrecision(
-            iou_thresholds=[0.5], extended_summary=True, class_metrics=True, backend="faster_coco_eval"
-        )
-        precision.warn_on_many_detections = False
-        self._precision = precision.to(pl_module.device)
+        self._seen = []
 
     def on_test_batch_end(  # type: ignore[override]  # Lightning types outputs as Tensor or Mapping
         self,
@@ -136,7 +133,7 @@ class DetectionCurves(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self._confusion is None or self._precision is None:
+        if self._confusion is None:
             return
         for prediction, target, size in zip(
             outputs["predictions"], batch["targets"], batch["orig_sizes"].tolist(), strict=True
@@ -145,21 +142,27 @@ class DetectionCurves(Callback):
             boxes = cxcywh_to_xyxy(target["boxes"].cpu().float()) * torch.tensor([width, height, width, height])
             labels, iscrowd = target["labels"].cpu(), target["iscrowd"].cpu()
             self._confusion.update(prediction, boxes, labels, iscrowd)
-            device = pl_module.device
-            truth = {"boxes": boxes, "labels": labels, "iscrowd": iscrowd.long()}
-            self._precision.update(
-                [{k: prediction[k].to(device) for k in ("boxes", "scores", "labels")}],
-                [{k: v.to(device) for k, v in truth.items()}],
-            )
+            found = {name: prediction[name].cpu() for name in ("boxes", "scores", "labels")}
+            self._seen.append((found, {"boxes": boxes, "labels": labels, "iscrowd": iscrowd.long()}))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._confusion is None or self._precision is None:
+        if self._confusion is None:
             return
         matrix = self._confusion.compute().cpu()
-        values = self._precision.compute()
-        self._confusion = self._precision = None
+        seen = gather_in_order(self._seen)
+        self._confusion, self._seen = None, []
         if not trainer.is_global_zero:
             return
+        metric = MeanAveragePrecision(
+            iou_thresholds=[0.5],
+            extended_summary=True,
+            class_metrics=True,
+            backend="faster_coco_eval",
+            sync_on_compute=False,
+        )
+        metric.warn_on_many_detections = False
+        metric.update([found for found, _ in seen], [truth for _, truth in seen])
+        values = metric.compute()
         names = class_names(trainer, pl_module)
         # [IoU thresholds, 101 recalls, classes, areas, most detections]: IoU .5, all sizes, most detections
         precision = values["precision"][0, :, :, 0, -1].T.cpu()

@@ -16,6 +16,7 @@ from dlrecipes.errors import UserError
 from dlrecipes.functional.boxes import cxcywh_to_xyxy
 from dlrecipes.models.detr import DETR, SetCriterion
 from dlrecipes.models.initialise import initialise
+from dlrecipes.ranks import gather_in_order
 from dlrecipes.tasks.base import BaseTask
 
 __all__ = ["DetectionTask"]
@@ -75,6 +76,7 @@ class DetectionTask(BaseTask):
         self.init = init
         self.criterion = criterion if criterion is not None else self.configure_loss()
         self.val_metric, self.test_metric = self.configure_metrics(), self.configure_metrics()
+        self._evaluated: list[tuple[Prediction, dict[str, Tensor]]] = []  # of this rank, in the running evaluation
 
     # ---- hooks ----------------------------------------------------------------------------------------------------
 
@@ -83,13 +85,17 @@ class DetectionTask(BaseTask):
         return SetCriterion()
 
     def configure_metrics(self) -> Metric:
-        """A metric with ``update(predictions, targets)`` in pixels, torchmetrics' format."""
+        """A metric with ``update(predictions, targets)`` in pixels, torchmetrics' format.
+
+        It is given all ranks' images in the order of the data set, so make it with ``sync_on_compute=False``.
+        """
         # torchmetrics' own thresholds are float32: a recall of exactly .1 then falls on the wrong side of .1
         return MeanAveragePrecision(
             iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
             rec_thresholds=np.linspace(0.0, 1.0, 101).tolist(),
             backend="faster_coco_eval",
             class_metrics=True,
+            sync_on_compute=False,
         )
 
     def default_info(self) -> DataInfo:
@@ -170,11 +176,11 @@ class DetectionTask(BaseTask):
 
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> DetectionOutput:
         """Loss and predictions of one validation batch."""
-        return self._evaluate(batch, "val", self.val_metric)
+        return self._evaluate(batch, "val")
 
     def test_step(self, batch: DetectionBatch, batch_idx: int) -> DetectionOutput:
         """Loss and predictions of one test batch."""
-        return self._evaluate(batch, "test", self.test_metric)
+        return self._evaluate(batch, "test")
 
     def predict_step(self, batch: DetectionBatch, batch_idx: int) -> list[Prediction]:
         """Predictions in pixels of the original images."""
@@ -185,7 +191,7 @@ class DetectionTask(BaseTask):
         found: list[Prediction] = postprocess(outputs, batch["orig_sizes"])
         return found
 
-    def _evaluate(self, batch: DetectionBatch, stage: str, metric: Metric) -> DetectionOutput:
+    def _evaluate(self, batch: DetectionBatch, stage: str) -> DetectionOutput:
         # crowd regions are ground truth to be ignored, not to be matched by the loss
         training_targets = [
             {"labels": t["labels"][~t["iscrowd"]], "boxes": t["boxes"][~t["iscrowd"]]} for t in batch["targets"]
@@ -198,7 +204,7 @@ class DetectionTask(BaseTask):
             Prediction(scores=p["scores"].cpu(), labels=p["labels"].cpu(), boxes=p["boxes"].cpu())
             for p in self._predictions(outputs, batch)
         ]
-        metric.update(predictions, self._truth(batch))
+        self._evaluated += zip(predictions, self._truth(batch), strict=True)
         return {"loss": loss, "predictions": predictions}
 
     @staticmethod
@@ -218,7 +224,15 @@ class DetectionTask(BaseTask):
             )
         return truth
 
-    # ---- ends of epochs -------------------------------------------------------------------------------------------
+    # ---- evaluation -----------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin with no images."""
+        self._evaluated = []
+
+    def on_test_epoch_start(self) -> None:
+        """Begin with no images."""
+        self._evaluated = []
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation split."""
@@ -229,6 +243,9 @@ class DetectionTask(BaseTask):
         self._log_metrics("test", self.test_metric)
 
     def _log_metrics(self, stage: str, metric: Metric) -> None:
+        evaluated = gather_in_order(self._evaluated)
+        self._evaluated = []
+        metric.update([prediction for prediction, _ in evaluated], [truth for _, truth in evaluated])
         values = metric.compute()
         metric.reset()
         # every rank has computed the same numbers: nothing to reduce

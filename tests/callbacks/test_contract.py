@@ -13,9 +13,10 @@ import torch
 from toy_fit import ToyLoaders, ToyModule, same_weights
 
 import dlrecipes.callbacks
-from dlrecipes.callbacks import ExactResume, GracefulStop, NonFiniteStop
+from dlrecipes.callbacks import ExactEvaluation, ExactResume, GracefulStop, NonFiniteStop
 
 CALLBACKS: dict[str, Callable[[Path], pl.Callback]] = {
+    "ExactEvaluation": lambda folder: ExactEvaluation(),
     "ExactResume": lambda folder: ExactResume(seed=0),
     "GracefulStop": lambda folder: GracefulStop(folder / "stopped.ckpt"),
     "NonFiniteStop": lambda folder: NonFiniteStop(),

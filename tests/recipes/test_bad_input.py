@@ -118,8 +118,8 @@ def test_unusable_data(
         (["--model.criterion.class_loss", "hinge"], "class_loss='hinge'"),
         (["--trainer.accelerator", "abacus"], "abacus"),
         (["--trainer.strategy", "abacus"], "abacus"),
-        (["--seed", "-1"], "--seed must be a whole number"),
-        (["--seed", "true"], "--seed must be a whole number"),
+        (["--seed", "-1"], "--seed must be from 0 to"),
+        (["--seed", "some"], "--seed must be int, not 'some'."),
     ],
 )
 def test_unusable_options(

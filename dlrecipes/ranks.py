@@ -1,0 +1,37 @@
+"""What the ranks found in their share of the images, put together in the images' own order."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch.distributed as dist
+
+__all__ = ["gather_in_order", "interleave"]
+
+T = TypeVar("T")
+
+
+def gather_in_order(items: list[T]) -> list[T]:
+    """The items of all ranks, as if one process had seen every sample; the items themselves where there is one process.
+
+    Position p of the data set is seen by rank ``p % world_size``, none is seen twice, and the ranks may hold unequal
+    numbers: torchmetrics would wait for ever then, since it gathers a list element by element.
+
+    Args:
+        items: of this rank, one for each sample, in order.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return items
+    parts: list[list[T]] = [items] * dist.get_world_size()
+    dist.all_gather_object(parts, items)
+    return interleave(parts)
+
+
+def interleave(parts: list[list[T]]) -> list[T]:
+    """First items of all parts, then their second ones, and so on.
+
+    >>> interleave([["a", "c", "e"], ["b", "d"]])
+    ['a', 'b', 'c', 'd', 'e']
+    """
+    longest = max(map(len, parts), default=0)
+    return [part[i] for i in range(longest) for part in parts if i < len(part)]
