@@ -6,7 +6,7 @@ VENV   ?= .venv
 BIN    ?= $(VENV)/bin/
 PYTEST_ARGS ?=
 
-.PHONY: demo test check clean
+.PHONY: demo test check notebooks clean
 
 demo: $(VENV)/.installed
 	$(BIN)python recipes/train_detr.py
@@ -20,6 +20,9 @@ check:
 	$(BIN)mypy
 	$(BIN)lint-imports
 	$(BIN)python -m pytest $(PYTEST_ARGS)
+
+notebooks: $(VENV)/.installed-dev
+	$(BIN)python notebooks/build.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
