@@ -126,7 +126,11 @@ class AuditReport:
 
     def __str__(self) -> str:
         text = io.StringIO()
-        self.print(Console(file=text, width=_WIDTH, highlight=False, force_terminal=False, color_system=None))
+        # force_jupyter=False: in a notebook rich would display the table instead of writing it
+        console = Console(
+            file=text, width=_WIDTH, highlight=False, force_terminal=False, force_jupyter=False, color_system=None
+        )
+        self.print(console)
         return text.getvalue()
 
     def _parts(self) -> Iterable[Table | Text]:

@@ -286,12 +286,19 @@ class DetectionData(L.LightningDataModule):
         if self.num_workers is None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             devices = 1 if self.trainer is None else self.trainer.num_devices
+            on_cpu = self.trainer is None or self.trainer.strategy.root_device.type == "cpu"
             most = 4 if self.path is None else 8  # a scene takes 0.6 ms, a picture with augmentation several
-            self.num_workers = max(1, min(most, cores // devices - 1))
-            self._notes.append(
-                f"{self.num_workers} worker process(es) a device prepare batches, for {cores} cores and {devices} "
-                "device(s)."
-            )
+            spare = cores // devices - 1
+            if on_cpu and spare <= 1:
+                # measured on two cores: a worker interrupts the threads that compute, and 115 ms a step become 180
+                self.num_workers = 0
+                self._notes.append(f"Batches are prepared between the steps: all {cores} core(s) compute.")
+            else:
+                self.num_workers = max(1, min(most, spare))
+                self._notes.append(
+                    f"{self.num_workers} worker process(es) a device prepare batches, for {cores} cores and {devices} "
+                    "device(s)."
+                )
         return self.num_workers
 
 
