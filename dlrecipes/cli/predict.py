@@ -24,7 +24,7 @@ from dlrecipes.runs.folder import RunFolder
 from dlrecipes.runs.pictures import class_color, draw_tile
 from dlrecipes.tasks import DetectionTask
 
-__all__ = ["coco_results", "load_task", "predict"]
+__all__ = ["coco_results", "image_ids", "load_task", "picture_names", "predict"]
 
 _PICTURE_SIDES = (512, 1600)  # pixels of the longer side, so that labels can be read and files stay small
 
@@ -142,8 +142,8 @@ def _write_pictures_and_collect(
     predictions: Iterator[tuple[str, Prediction]], info: DataInfo, threshold: float, folder: Path
 ) -> list[dict[str, Any]]:
     found = [(path, _on_cpu(prediction)) for path, prediction in predictions]
-    ids = _image_ids([path for path, _ in found])
-    names = _picture_names([path for path, _ in found])
+    ids = image_ids([path for path, _ in found])
+    names = picture_names([path for path, _ in found])
     results = []
     for (path, prediction), image_id, name in zip(found, ids, names, strict=True):
         results += coco_results(image_id, Path(path).name, prediction, info, threshold)
@@ -169,7 +169,7 @@ def _on_cpu(prediction: Prediction) -> Prediction:
     }
 
 
-def _image_ids(paths: Sequence[str]) -> list[int]:
+def image_ids(paths: Sequence[str]) -> list[int]:
     """COCO names its files by their ids (``000000397133.jpg``); other files are numbered from 0."""
     stems = [Path(path).stem for path in paths]
     if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
@@ -177,7 +177,7 @@ def _image_ids(paths: Sequence[str]) -> list[int]:
     return list(range(len(paths)))
 
 
-def _picture_names(paths: Sequence[str]) -> list[str]:
+def picture_names(paths: Sequence[str]) -> list[str]:
     """A PNG for each image; images of one name in several folders keep apart."""
     root = Path(os.path.commonpath([Path(path).parent for path in paths]))
     return ["_".join(Path(path).relative_to(root).parts) + ".png" for path in paths]

@@ -31,8 +31,10 @@ from dlrecipes.runs import (
     final_block,
     make_progress,
     make_tracker,
+    read_metrics,
     write_model_card,
 )
+from dlrecipes.runs.curves import best_row
 
 if TYPE_CHECKING:
     from dlrecipes.cli import Recipe
@@ -176,7 +178,7 @@ def _report(started: _Run, info: DataInfo, test: Mapping[str, float]) -> None:
         info,
         model=describe_model(started.cli.model),
         data=str(getattr(data, "path", None) or f"the embedded data of {type(data).__name__}"),
-        metrics=test or {name: float(value) for name, value in started.trainer.callback_metrics.items()},
+        metrics=test or _best_validation(folder, recipe.monitor),
         recipe=script,
     )
     tracker = started.tracker
@@ -188,3 +190,9 @@ def _report(started: _Run, info: DataInfo, test: Mapping[str, float]) -> None:
         resume_command=f"python {shlex.quote(script)} --resume {shlex.quote(str(folder.path))}",
         sync_command=tracker.sync_command if tracker is not None and tracker.mode == "offline" else None,
     )
+
+
+def _best_validation(folder: RunFolder, monitor: str) -> dict[str, float]:
+    """Validation metrics of the epoch that the best checkpoint is from; empty if none was validated."""
+    row = best_row(read_metrics(folder.metrics), monitor) or {}
+    return {name: value for name, value in row.items() if name.startswith("val/")}

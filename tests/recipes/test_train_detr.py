@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny_runs import CATEGORIES, Outcome, call
+from tiny_runs import CATEGORIES, Outcome, call, write_coco
 
 from dlrecipes.cli.commands import main as dlrecipes_command
 from dlrecipes.tasks import DetectionTask
@@ -149,6 +149,18 @@ def test_checkpoints_within_an_epoch(recipe: ModuleType, tiny: Path, coco: Path,
     assert outcome.code == 0, outcome.err
     checkpoint = torch.load(tmp_path / "detr-001" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 3
+
+
+def test_data_without_a_test_split(recipe: ModuleType, tiny: Path, tmp_path: Path) -> None:
+    data = write_coco(tmp_path / "coco", {"train": 4, "val": 2})
+    outcome = call(recipe.main, "--config", tiny, "--data", data, "--output", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "test:" not in outcome.out
+    best = max((row for row in rows(tmp_path / "detr-001") if row["val/map"]), key=lambda row: float(row["val/map"]))
+    card = (tmp_path / "detr-001" / "MODEL_CARD.md").read_text()
+    assert f"| val/map_50 | {float(best['val/map_50']):.4f} |" in card
+    assert f"| val/loss | {float(best['val/loss']):.4f} |" in card
+    assert "train/loss" not in card
 
 
 def test_predict_writes_coco_results_and_pictures(trained: Trained, coco: Path, tmp_path: Path) -> None:
