@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from dlrecipes.runs.folder import RunFolder
 
 __all__ = ["StartSummary", "describe_devices", "describe_model"]
+
+# BCCD at 160 pixels, detr_fast from random weights: mAP .35 after 260 steps, .51 after 520 (recipes/README.md)
+_FEW_STEPS = 1000
 
 
 class StartSummary(Callback):
@@ -38,6 +42,7 @@ class StartSummary(Callback):
         print(f"model      {describe_model(pl_module)}")
         print(f"devices    {describe_devices(trainer)}, precision {trainer.precision}, seed {self.seed}")
         print(f"batch      {_describe_batch(trainer, datamodule)}")
+        print(f"steps      {_describe_steps(trainer, pl_module)}")
         print(f"run        {self.folder.path}")
         if self.tracking:
             print(f"tracking   {self.tracking}")
@@ -68,3 +73,15 @@ def _describe_batch(trainer: Trainer, datamodule: Any) -> str:
         return f"{trainer.world_size} device(s), {accumulated} accumulated"
     effective = trainer.world_size * size * accumulated
     return f"{trainer.world_size} device(s) x {size} images x {accumulated} accumulated = {effective} images a step"
+
+
+def _describe_steps(trainer: Trainer, task: LightningModule) -> str:
+    """Steps of the whole run; a word of warning where they are too few to learn from nothing."""
+    steps, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
+    if steps == float("inf"):
+        return f"{batches} batches an epoch, no end set"
+    text = f"{int(steps)} in {trainer.max_epochs} epoch(s)" if (trainer.max_epochs or 0) > 0 else f"{int(steps)}"
+    if steps >= _FEW_STEPS or getattr(task, "init", None) is not None:
+        return text
+    epochs = math.ceil(_FEW_STEPS * trainer.accumulate_grad_batches / max(1, batches))
+    return f"{text}: few for a detector that starts from random weights; --epochs {epochs} would be {_FEW_STEPS}"
