@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from dlrecipes.errors import CheckpointError
+from dlrecipes.errors import CheckpointError, UserError
 
 __all__ = ["build_part", "import_object", "part_spec"]
 
@@ -62,15 +62,15 @@ def import_object(path: str) -> Any:
     """The object at an import path such as ``torch.optim.AdamW``.
 
     Raises:
-        ValueError: not a dotted path, or nothing there.
+        UserError: not a dotted path, or nothing there.
     """
     module, _, name = path.rpartition(".")
     if not module:
-        raise ValueError(f"{path!r} is not an import path such as 'torch.optim.AdamW'")
+        raise UserError(f"{path!r} is not an import path such as 'torch.optim.AdamW'.")
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot import {path!r}: {error}") from error
+        raise UserError(f"Cannot import {path!r}: {error}.") from error
 
 
 def build_part(spec: dict[str, Any], *, base: type = nn.Module, trust: Sequence[str] = ()) -> Any:

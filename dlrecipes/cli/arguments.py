@@ -91,7 +91,9 @@ def read_arguments(argv: Sequence[str], preset: Path) -> Arguments:
     if "--help_all" in seen or seen & {"-h", "--help"}:
         return Arguments(argv=tuple(overrides), help="all" if "--help_all" in seen else "short")
     if resume is not None:
-        configs = ["--config", str(_config_of_run(resume)), *configs]
+        config = _config_of_run(resume)
+        configs = ["--config", str(config), *configs]
+        overrides = [*_no_other_weights(config), *overrides]
     elif not configs:
         configs = ["--config", str(preset)]
     return Arguments(argv=(*configs, *overrides), resume=resume)
@@ -143,3 +145,14 @@ def _config_of_run(resume: Path) -> Path:
     if not config.is_file():
         raise UserError(f"--resume {resume}: {config} is missing, so nobody knows the run's settings.")
     return config
+
+
+def _no_other_weights(config: Path) -> list[str]:
+    """Overrides for a resumed run: its checkpoint brings the weights, so none are downloaded or read from elsewhere."""
+    import yaml
+
+    task = (yaml.safe_load(config.read_text()) or {}).get("model") or {}
+    args = task.get("init_args") or {}
+    model = (args.get("model") or {}).get("init_args") or {}
+    overrides = ["--model.model.pretrained_backbone", "false"] if model.get("pretrained_backbone") else []
+    return overrides + (["--model.init", "null"] if args.get("init") is not None else [])

@@ -36,7 +36,7 @@ class EpochLines(Callback):
         self._validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started_at = time.monotonic()
+        self._started_at = self._epoch_at = time.monotonic()  # no epoch starts where a run resumes within one
         self._first_epoch = trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import dlrecipes
 from dlrecipes.checkpoint_io import load_checkpoint_file
 from dlrecipes.contracts import DataInfo
-from dlrecipes.errors import CheckpointError
+from dlrecipes.errors import CheckpointError, UserError
 from dlrecipes.optim import parameter_groups, warm_up
 from dlrecipes.parts import build_part, import_object, part_spec
 
@@ -42,7 +42,7 @@ class BaseTask(L.LightningModule):
         channels_last: memory format of the network and its images; faster for convolutions.
 
     Raises:
-        ValueError: a negative rate, an optimizer or a schedule that cannot be imported.
+        ValueError: a negative rate or number of steps.
     """
 
     _mean: Tensor
@@ -115,7 +115,11 @@ class BaseTask(L.LightningModule):
     # ---- optimizer ------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over few parameter groups, and its schedule stepped every step."""
+        """The optimizer over few parameter groups, and its schedule stepped every step.
+
+        Raises:
+            UserError: an optimizer or schedule that cannot be imported, or arguments that the optimizer does not take.
+        """
         groups = parameter_groups(
             self.model,
             lr=self.lr,
@@ -126,9 +130,14 @@ class BaseTask(L.LightningModule):
         extra = [p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("model.")]
         if extra:  # a criterion may learn too
             groups.append({"name": "parts", "params": extra, "lr": self.lr, "weight_decay": 0.0})
-        optimizer = import_object(self.optimizer)(
-            groups, lr=self.lr, weight_decay=self.weight_decay, **(self.optimizer_args or {})
-        )
+        try:
+            optimizer = import_object(self.optimizer)(
+                groups, lr=self.lr, weight_decay=self.weight_decay, **(self.optimizer_args or {})
+            )
+        except TypeError as error:
+            raise UserError(
+                f"optimizer={self.optimizer} with optimizer_args={self.optimizer_args}: {error}."
+            ) from error
         shape = import_object(self.schedule if "." in self.schedule else f"dlrecipes.optim.{self.schedule}")
         total = max(1, int(self.trainer.estimated_stepping_batches))
 

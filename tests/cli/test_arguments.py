@@ -78,6 +78,16 @@ def test_forgotten_data_option_is_suggested(preset: Path, tmp_path: Path) -> Non
         read_arguments([str(tmp_path)], preset)
 
 
+def test_a_resumed_run_asks_for_no_other_weights(preset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").touch()
+    model = "{class_path: DETR, init_args: {pretrained_backbone: true}}"
+    (run / "config.yaml").write_text(f"model: {{init_args: {{init: weights.pth, model: {model}}}}}\n")
+    argv = read_arguments(["--resume", str(run), "--lr", "1"], preset).argv
+    assert argv[2:] == ("--model.model.pretrained_backbone", "false", "--model.init", "null", "--model.lr", "1")
+
+
 def test_resume_of_a_folder_that_is_no_run(preset: Path, tmp_path: Path) -> None:
     checkpoints = tmp_path / "run" / "checkpoints"
     checkpoints.mkdir(parents=True)

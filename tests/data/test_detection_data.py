@@ -290,13 +290,16 @@ def test_setup_twice_keeps_what_is_there(small):
     assert data.notes == notes
 
 
-def test_number_of_workers_is_chosen_and_stated(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(2)), raising=False)
+@pytest.mark.parametrize(
+    ("cores", "workers", "note"), [(2, 0, "all 2 core(s) compute"), (6, 4, "4 worker process(es)")]
+)
+def test_number_of_workers_is_chosen_and_stated(monkeypatch, cores, workers, note):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
     data = scenes(num_workers=None)
     data.setup("fit")
-    assert data.train_dataloader().num_workers == 1
-    assert data.val_dataloader().num_workers == 1
-    assert sum("1 worker process(es)" in note for note in data.notes) == 1
+    assert data.train_dataloader().num_workers == workers
+    assert data.val_dataloader().num_workers == workers
+    assert sum(note in text for text in data.notes) == 1
 
 
 def test_prediction_on_bare_pictures(small, exported):

@@ -188,6 +188,20 @@ def test_arguments_are_checked(args: dict, message: str) -> None:
         DetectionTask(**({"model": make_model()} | args))
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"optimizer": "torch.optim.AdamZ"}, r"Cannot import 'torch\.optim\.AdamZ'"),
+        ({"optimizer": "AdamW"}, "'AdamW' is not an import path"),
+        ({"optimizer_args": {"speed": 3}}, "optimizer_args=.*speed"),
+        ({"schedule": "sawtooth"}, r"Cannot import 'dlrecipes\.optim\.sawtooth'"),
+    ],
+)
+def test_a_wrong_optimizer_or_schedule_is_one_sentence(args: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        fit(DetectionTask(make_model(), **args), tmp_path)
+
+
 def test_a_head_and_a_loss_that_do_not_fit_are_refused() -> None:
     task = DetectionTask(make_model(class_head="sigmoid"), SetCriterion())
     with pytest.raises(UserError, match="class_head='softmax' goes with class_loss='ce'"):
