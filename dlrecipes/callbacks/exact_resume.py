@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import CombinedLoader
 
 __all__ = ["ExactResume", "seed_everything_at"]
 
@@ -76,8 +77,10 @@ class ExactResume(pl.Callback):
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
         self.seed = seed
+        self._loader_states: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restore_loaders(trainer)
         # A run resumed in the middle of an epoch gets no on_train_epoch_start.
         self._seed(trainer, pl_module, self._next_batch(trainer), _BETWEEN_STEPS)
 
@@ -105,11 +108,21 @@ class ExactResume(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        self._loader_states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
         states = checkpoint.get("callbacks", {})
         for callback in trainer.checkpoint_callbacks:
             state = states.get(callback.state_key)
             if isinstance(callback, ModelCheckpoint) and state and callback.dirpath is not None:
                 states[callback.state_key] = _moved(state, Path(callback.dirpath))
+
+    def _restore_loaders(self, trainer: pl.Trainer) -> None:
+        """Give the loaders their position, which Lightning 2.6 does not do where ``configure_optimizers`` asked for
+        ``estimated_stepping_batches``: that makes them before the checkpoint's loops are restored."""
+        loaders = CombinedLoader(trainer.train_dataloader).flattened
+        for loader, state in zip(loaders, self._loader_states, strict=False):
+            if callable(getattr(loader, "load_state_dict", None)):
+                loader.load_state_dict(state)
+        self._loader_states = []
 
     @staticmethod
     def _next_batch(trainer: pl.Trainer) -> int:

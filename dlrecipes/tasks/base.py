@@ -139,10 +139,12 @@ class BaseTask(L.LightningModule):
                 f"optimizer={self.optimizer} with optimizer_args={self.optimizer_args}: {error}."
             ) from error
         shape = import_object(self.schedule if "." in self.schedule else f"dlrecipes.optim.{self.schedule}")
-        total = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:
-            done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+            # Not asked before the first step: Lightning would make the training loader now, and then not give it the
+            # position of a checkpoint that is restored later, so that a resumed epoch would begin anew.
+            total = max(1, int(self.trainer.estimated_stepping_batches)) if step else 1
+            done = (step - self.warmup_steps) / max(1, total - self.warmup_steps) if step else 0.0
             return warm_up(step, self.warmup_steps) * float(shape(min(1.0, max(0.0, done))))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
