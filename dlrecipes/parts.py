@@ -66,11 +66,11 @@ def import_object(path: str) -> Any:
     """
     module, _, name = path.rpartition(".")
     if not module:
-        raise UserError(f"{path!r} is not an import path such as 'torch.optim.AdamW'.")
+        raise UserError(f"{path!r} is not an import path such as 'torch.optim.AdamW'")
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"Cannot import {path!r}: {error}.") from error
+        raise UserError(f"cannot import {path!r}: {error}") from error
 
 
 def build_part(spec: dict[str, Any], *, base: type = nn.Module, trust: Sequence[str] = ()) -> Any:

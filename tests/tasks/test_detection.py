@@ -191,10 +191,10 @@ def test_arguments_are_checked(args: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"optimizer": "torch.optim.AdamZ"}, r"Cannot import 'torch\.optim\.AdamZ'"),
+        ({"optimizer": "torch.optim.AdamZ"}, r"cannot import 'torch\.optim\.AdamZ'"),
         ({"optimizer": "AdamW"}, "'AdamW' is not an import path"),
         ({"optimizer_args": {"speed": 3}}, "optimizer_args=.*speed"),
-        ({"schedule": "sawtooth"}, r"Cannot import 'dlrecipes\.optim\.sawtooth'"),
+        ({"schedule": "sawtooth"}, r"cannot import 'dlrecipes\.optim\.sawtooth'"),
     ],
 )
 def test_a_wrong_optimizer_or_schedule_is_one_sentence(args: dict, message: str, tmp_path: Path) -> None:
