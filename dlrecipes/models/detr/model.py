@@ -120,30 +120,34 @@ class DETR(nn.Module):
             pre_norm=pre_norm,
         )
         if self.two_stage:
-            self.proposals = TwoStageQueries(
-                hidden_dim, num_queries or _MIN_QUERIES, self.class_outputs, sigmoid=self.sigmoid
-            )
-            if self.in_box:
-                self.sample_proj = nn.Conv2d(channels[sample_stride], sample_channels, 1)
-            self.box_decoder = BoxDecoder(
-                decoder_layers,
-                hidden_dim,
-                num_heads,
-                feedforward_dim,
-                dropout,
-                pre_norm,
-                classes=self.class_outputs,
-                sigmoid=self.sigmoid,
-                in_box=self.in_box,
-                channels=sample_channels,
-                grid=sample_grid,
-                margin=sample_margin,
-            )
+            self._add_box_queries(channels.get(sample_stride, 0))
         else:
             self.query_embed = nn.Embedding(int(init_args["num_queries"]), hidden_dim)
             self.class_embed = nn.Linear(hidden_dim, self.class_outputs)
             self.bbox_embed = MLP(hidden_dim, hidden_dim, hidden_dim, 4)
             init_classifier(self.class_embed, sigmoid=self.sigmoid)
+
+    def _add_box_queries(self, sampled: int) -> None:
+        """Proposals and the decoder that refines them; ``sampled``: channels of the backbone's map to sample."""
+        args, classes = self.init_args, self.class_outputs
+        dim, channels = args["hidden_dim"], args["sample_channels"]
+        self.proposals = TwoStageQueries(dim, args["num_queries"] or _MIN_QUERIES, classes, sigmoid=self.sigmoid)
+        if self.in_box:
+            self.sample_proj = nn.Conv2d(sampled, channels, 1)
+        self.box_decoder = BoxDecoder(
+            args["decoder_layers"],
+            dim,
+            args["num_heads"],
+            args["feedforward_dim"],
+            args["dropout"],
+            args["pre_norm"],
+            classes=classes,
+            sigmoid=self.sigmoid,
+            in_box=self.in_box,
+            channels=channels,
+            grid=args["sample_grid"],
+            margin=args["sample_margin"],
+        )
 
     @property
     def class_outputs(self) -> int:
