@@ -4,6 +4,7 @@ import http.server
 import json
 import struct
 import threading
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -60,6 +61,16 @@ def records(file: Path):
     return found
 
 
+def finished_records(file: Path, seconds: float = 20.0):
+    """The records once the exit is among them: W&B's service is a process of its own and writes on for a while."""
+    deadline = time.monotonic() + seconds
+    found = records(file)
+    while all(record.WhichOneof("record_type") != "exit" for record in found) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        found = records(file)
+    return found
+
+
 class Offline:
     """What one offline W&B run holds."""
 
@@ -68,7 +79,7 @@ class Offline:
         self.history: dict[str, list] = defaultdict(list)
         self.config: dict[str, object] = {}
         self.artifacts, self.exit_code, self.run_id, self.run = [], None, None, None
-        for record in records(file):
+        for record in finished_records(file):
             kind = record.WhichOneof("record_type")
             if kind == "history":
                 row: dict = {}
