@@ -290,7 +290,7 @@ class DetectionData(L.LightningDataModule):
             most = 4 if self.path is None else 8  # a scene takes 0.6 ms, a picture with augmentation several
             spare = cores // devices - 1
             if on_cpu and spare <= 1:
-                # measured on two cores: a worker interrupts the threads that compute, and 115 ms a step become 180
+                # measured on two cores: a worker interrupts the threads that compute, and 130 ms a step become 180
                 self.num_workers = 0
                 self._notes.append(f"Batches are prepared between the steps: all {cores} core(s) compute.")
             else:

@@ -94,7 +94,7 @@ class BaseTask(L.LightningModule):
 
     def default_info(self) -> DataInfo:
         """Facts about the data where no datamodule gives them."""
-        raise NotImplementedError(f"{type(self).__name__} needs a datamodule with .info, or set task.info first")
+        raise UserError(f"{type(self).__name__} needs a datamodule with .info, or set task.info first.")
 
     def bind(self, info: DataInfo) -> None:
         """Hand ``info`` to the parts that have ``bind`` and set the normalisation of images."""
