@@ -10,7 +10,15 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
-__all__ = ["DataInfo", "DetectionBatch", "DetectionOutput", "DetectionTarget", "Prediction"]
+__all__ = [
+    "DataInfo",
+    "DetectionBatch",
+    "DetectionOutput",
+    "DetectionTarget",
+    "ImageBatch",
+    "ImageOutput",
+    "Prediction",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,16 +26,22 @@ class DataInfo:
     """What a part may need to know about the data: made by the datamodule, handed on by the task through ``bind``.
 
     Attributes:
-        task: ``"detection"``, ``"classification"`` or ``"regression"``.
-        classes: class names; position = contiguous label.
+        task: ``"detection"``, ``"classification"`` (one label an image), ``"multilabel"`` or ``"regression"``.
+        classes: class names; position = contiguous label. Empty for regression.
         category_ids: the data set's own id of each class, in the order of ``classes`` (COCO's 1..90 with gaps).
         class_counts: objects (detection) or images (classification) of each class in the training split.
         num_train: images in the training split.
         max_objects: most objects in one image, over all splits (detection; 0 otherwise).
-        image_size: longest image side in pixels after the evaluation transform.
+        image_size: longest image side in pixels after the evaluation transform; classification and regression: both
+            sides.
         shortest_side: shorter image side in pixels after it, unless the longer one would exceed ``image_size`` then
             (DETR: 800, at most 1333); None: the longer side is always ``image_size``.
         mean, std: per channel, for images scaled to 0..1; applied on the device.
+        crop_fraction: classification and regression: evaluation scales the shorter side to ``image_size /
+            crop_fraction`` and takes the central square.
+        target_names: of the numbers to predict (regression).
+        target_mean, target_std: of each of them in the training split (regression).
+        outputs_per_target: numbers that the loss wants for each of them: 2 for a mean and a log-variance (regression).
     """
 
     task: str
@@ -40,10 +54,20 @@ class DataInfo:
     shortest_side: int | None = None
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    crop_fraction: float = 1.0
+    target_names: tuple[str, ...] = ()
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[float, ...] = ()
+    outputs_per_target: int = 1
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of a classifier's or regressor's last layer."""
+        return len(self.target_names) * self.outputs_per_target if self.task == "regression" else self.num_classes
 
     def to_dict(self) -> dict[str, Any]:
         """Primitives only, for a checkpoint."""
@@ -117,3 +141,36 @@ class DetectionOutput(TypedDict):
 
     loss: Tensor
     predictions: list[Prediction]
+
+
+class ImageBatch(TypedDict):
+    """One batch of whole images with targets: classification and regression.
+
+    Keys:
+        images: uint8 [B, 3, S, S], RGB; float32 in 0..255 after mixing on the device.
+        targets: int64 [B], contiguous labels; float32 [B, C], soft labels (rows sum to 1) after mixing; float32 [B, C],
+            0 or 1 (multilabel); float32 [B, T] in the data's own units (regression).
+        weights: float32 [B], how much each sample counts in the loss; None: all the same.
+        index: int64 [B], positions in the split.
+        epoch: which the batch belongs to; 0 in evaluation.
+        paths: B file names, for error messages and pictures.
+    """
+
+    images: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    index: Tensor
+    epoch: int
+    paths: list[str]
+
+
+class ImageOutput(TypedDict):
+    """What the ``validation_step`` and ``test_step`` of classification and regression return, for callbacks to see.
+
+    Keys:
+        loss: scalar.
+        outputs: float32; probabilities [B, C] (classification, multilabel) or values [B, T] in the data's own units.
+    """
+
+    loss: Tensor
+    outputs: Tensor
