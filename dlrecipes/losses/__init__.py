@@ -1,7 +1,7 @@
 """Losses as modules: thin, pluggable by import path; the formulas are in ``dlrecipes.functional.losses``.
 
-Each is called as ``loss(input, target, sample_weight=None)`` and keeps its arguments as attributes. A loss with a method
-``bind(info)`` learns from the training set's ``DataInfo`` (class weights, priors); tasks call it.
+Each is called as ``loss(input, target, sample_weight=None)`` and keeps its arguments as attributes. A loss with a
+method ``bind(info)`` learns from the training set's ``DataInfo`` (class weights, priors); tasks call it.
 """
 
 from __future__ import annotations

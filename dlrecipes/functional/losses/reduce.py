@@ -57,8 +57,8 @@ def reduce_loss(
     .. math:: \text{none: } s_i\,\ell_i \qquad \text{sum: } \sum_i s_i\,\ell_i
         \qquad \text{mean: } \frac{\sum_i s_i\,\ell_i}{\sum_i s_i\,m_i}
 
-    So a sample of weight 0 is as good as absent, weights of 1 change nothing, and scaling all weights changes the sum but
-    not the mean. Where the divisor is 0 (an empty batch, all weights 0, everything ignored) the mean is 0, with a
+    So a sample of weight 0 is as good as absent, weights of 1 change nothing, and scaling all weights changes the sum
+    but not the mean. Where the divisor is 0 (an empty batch, all weights 0, everything ignored) the mean is 0, with a
     gradient of zeros, instead of NaN: one such batch must not end a training.
 
     Over several ranks, the average of their means is the mean of all samples where the divisors are equal: without
