@@ -10,10 +10,12 @@ and refuses those whose annotation was evidently made on the rotated picture.
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +23,35 @@ from PIL import Image
 
 from dlrecipes.errors import UserError
 
-__all__ = ["EXIF_ORIENTATION", "decode_image", "image_size", "read_image"]
+__all__ = [
+    "EXIF_ORIENTATION",
+    "DecodedImage",
+    "decode",
+    "decode_bytes",
+    "decode_image",
+    "image_size",
+    "read_image",
+    "to_rgb",
+]
 
 EXIF_ORIENTATION = 0x0112
 
 # What Pillow's readers raise on broken files, beside OSError (whose subclass says "cannot identify image file").
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class DecodedImage(NamedTuple):
+    """An image and what was lost in making it RGB.
+
+    Attributes:
+        pixels: uint8 [H, W, 3], RGB, contiguous.
+        orientation: EXIF orientation, which is not applied; 1: none.
+        mode: Pillow's name for how the file stores pixels: ``"RGB"``, ``"L"``, ``"P"``, ``"RGBA"``, ``"I;16"`` ...
+    """
+
+    pixels: NDArray[np.uint8]
+    orientation: int
+    mode: str
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -44,7 +69,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         UserError: naming the file, if it is missing, cut off, or not an image.
     """
-    return decode_image(path)[0]
+    return decode(path).pixels
 
 
 def decode_image(path: str | Path) -> tuple[NDArray[np.uint8], int]:
@@ -53,32 +78,64 @@ def decode_image(path: str | Path) -> tuple[NDArray[np.uint8], int]:
     Raises:
         UserError: as `read_image`.
     """
+    return decode(path)[:2]
+
+
+def decode_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
+    """`read_image` of a file's content.
+
+    Args:
+        data: encoded image.
+        name: what to call it in an error, such as ``"train.parquet#7"``.
+
+    Raises:
+        UserError: naming the image, if it is cut off or not an image.
+    """
+    return decode(data, name).pixels
+
+
+def decode(source: str | Path | bytes, name: str | None = None) -> DecodedImage:
+    """`read_image` of a file or of its content, with what was ignored.
+
+    Args:
+        source: path or encoded image.
+        name: what to call it in an error; the path if None.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    called = name or ("image" if isinstance(source, bytes) else str(source))
     try:
         with warnings.catch_warnings():
             # Odd metadata and large images are warned about; pixels decide here, and a bomb is an error of its own.
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-                pixels = _to_rgb(image)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                orientation, mode = image.getexif().get(EXIF_ORIENTATION, 1), image.mode
+                pixels = to_rgb(image)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such image file.") from None
+        raise UserError(f"{called}: no such image file.") from None
     except _BROKEN as error:
-        raise UserError(f"{path} cannot be decoded as an image ({_reason(error, path)}).") from error
-    return pixels, int(orientation) if isinstance(orientation, int) else 1
+        raise UserError(f"{called} cannot be decoded as an image ({_reason(error, called)}).") from error
+    return DecodedImage(pixels, int(orientation) if isinstance(orientation, int) else 1, mode)
 
 
-def image_size(path: str | Path) -> tuple[int, int] | None:
+def image_size(source: str | Path | bytes) -> tuple[int, int] | None:
     """(width, height) from the header alone, without decoding; None if the file is missing or not an image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 return image.size
     except _BROKEN:
         return None
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """A Pillow image as uint8 [H, W, 3], by the rules of `read_image`.
+
+    Raises:
+        ValueError: for floating-point pixels, whose range nothing tells.
+    """
     if image.mode == "F":
         raise ValueError("floating-point pixels; save it with 8 or 16 bits per channel")
     if image.mode.startswith("I"):
@@ -91,6 +148,6 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def _reason(error: BaseException, path: str | Path) -> str:
+def _reason(error: BaseException, name: str) -> str:
     text = str(error).strip().rstrip(".") or type(error).__name__
-    return "not an image file" if "cannot identify image file" in text else text.replace(repr(str(path)), "file")
+    return "not an image file" if "cannot identify image file" in text else text.replace(repr(name), "file")

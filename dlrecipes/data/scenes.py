@@ -14,11 +14,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrecipes.data.digits import DIGIT_CLASSES, scan_rows
 from dlrecipes.errors import UserError
 
 __all__ = ["CLASSES", "LONG_TAIL_RATIO", "MAX_OBJECTS", "SPLIT_SIZES", "DigitScenes"]
 
-CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CLASSES = DIGIT_CLASSES
 SPLIT_SIZES = {"train": 2400, "val": 300, "test": 300}
 MAX_OBJECTS = 8  # in one scene
 LONG_TAIL_RATIO = 50.0  # most frequent class : rarest class, as in the usual long-tailed CIFAR benchmarks
@@ -31,8 +32,6 @@ _GLYPH = 50  # side of an upsampled scan: 8 x 8 plus a margin of 1, times 5
 _INK = 96  # of 255: from this opacity on a pixel belongs to the digit
 _MIN_CONTRAST = 70.0  # of 255, in luminance
 
-# A scan's position within its digit, modulo 20, decides its split: 70 / 15 / 15 %, stratified, for every seed.
-_SPLIT_SLOTS = {"train": range(14), "val": range(14, 17), "test": range(17, 20)}
 _SPLIT_CODES = {"train": 0, "val": 1, "test": 2}
 _CENTRE = np.full(2, (_GLYPH - 1) / 2.0)
 
@@ -60,9 +59,7 @@ def _load_glyphs(split: str) -> _Glyphs:
     digits = load_digits()
     sources: list[int] = []
     by_class: list[NDArray[np.intp]] = []
-    for label in range(len(CLASSES)):
-        rows = np.flatnonzero(digits.target == label)
-        rows = rows[np.isin(np.arange(len(rows)) % 20, _SPLIT_SLOTS[split])]
+    for rows in scan_rows(split):
         by_class.append(np.arange(len(sources), len(sources) + len(rows)))
         sources.extend(rows.tolist())
     opacity = np.stack([_upsample(digits.images[row]) for row in sources])
