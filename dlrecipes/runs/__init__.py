@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from dlrecipes.runs.detection_pictures import PredictionPictures, TrainBatchPicture
     from dlrecipes.runs.folder import RunFolder
     from dlrecipes.runs.metrics_csv import MetricsCSV, MetricsResume, read_metrics
+    from dlrecipes.runs.model_card import write_model_card
     from dlrecipes.runs.pictures import DetectionPicture, class_color, draw_boxes, draw_tile, save_grid
-    from dlrecipes.runs.report import final_block, write_model_card
+    from dlrecipes.runs.report import final_block
     from dlrecipes.runs.tracking import WandbTracker, make_tracker
 
 __all__ = [
@@ -62,7 +63,7 @@ _MODULES = {
     "make_tracker": "tracking",
     "read_metrics": "metrics_csv",
     "save_grid": "pictures",
-    "write_model_card": "report",
+    "write_model_card": "model_card",
 }
 
 

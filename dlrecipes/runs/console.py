@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
+from dlrecipes.runs.metric_names import DETECTION_HEADLINE, format_value, with_split
+
 __all__ = ["EpochLines", "format_seconds", "make_progress"]
 
-_DEFAULT = ("train/loss", "val/loss", "val/map", "val/map_50")
+_LOSSES = ("train/loss", "val/loss")
+_MOST_METRICS = 3
 
 
 class EpochLines(Callback):
@@ -28,7 +30,7 @@ class EpochLines(Callback):
         metrics: names to print, in order.
     """
 
-    def __init__(self, metrics: Sequence[str] = _DEFAULT) -> None:
+    def __init__(self, metrics: Sequence[str] = (*_LOSSES, *with_split("val", DETECTION_HEADLINE[:2]))) -> None:
         self.metrics = tuple(metrics)
         self._started_at = 0.0
         self._epoch_at = 0.0
@@ -56,7 +58,7 @@ class EpochLines(Callback):
         words = [f"epoch {done:>{len(str(total))}}/{total}" if total else f"epoch {done}"]
         measured = trainer.callback_metrics
         names = [n for n in self.metrics if n in measured and (self._validated or not n.startswith("val/"))]
-        words += [f"{name} {_number(float(measured[name]))}" for name in names]
+        words += [f"{name} {format_value(float(measured[name]))}" for name in names]
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         if rates:
             words.append(f"lr {max(rates):.1e}")
@@ -67,15 +69,17 @@ class EpochLines(Callback):
         return "  ".join(words)
 
 
-def make_progress(terminal: bool) -> list[Callback]:
+def make_progress(terminal: bool, headline: Sequence[str] = DETECTION_HEADLINE[:2]) -> list[Callback]:
     """Callbacks that show progress: lines, and on a terminal Lightning's bar of the running epoch below them.
 
     Give the trainer ``enable_progress_bar=terminal``, or Lightning adds a bar of its own.
 
     Args:
         terminal: ``sys.stdout.isatty()``.
+        headline: the task's metrics without their split, most important first; the first three are printed.
     """
-    return [EpochLines(), RichProgressBar(leave=False)] if terminal else [EpochLines()]
+    lines = EpochLines((*_LOSSES, *with_split("val", headline[:_MOST_METRICS])))
+    return [lines, RichProgressBar(leave=False)] if terminal else [lines]
 
 
 def format_seconds(seconds: float) -> str:
@@ -90,9 +94,3 @@ def format_seconds(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}m{rest:02d}s"
     return f"{minutes // 60}h{minutes % 60:02d}m"
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"

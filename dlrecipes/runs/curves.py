@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dlrecipes.runs.folder import RunFolder
+from dlrecipes.runs.metric_names import DETECTION_HEADLINE, format_value, panel_of, with_split
 from dlrecipes.runs.metrics_csv import read_metrics
 
 __all__ = ["CurvesPicture", "best_row", "draw_curves", "new_figure", "save_figure"]
@@ -20,6 +22,13 @@ __all__ = ["CurvesPicture", "best_row", "draw_curves", "new_figure", "save_figur
 Row = dict[str, float]
 _SECONDS_BETWEEN = 30.0
 _LOSSES = ("train/loss", "train/loss_epoch", "val/loss")
+_LOSS, _ERROR, _QUALITY, _RATE = (
+    "Loss",
+    "Error on the validation split",
+    "Quality on the validation split",
+    "Learning rate",
+)
+_MOST_LINES = 4
 _NAMES = {"train/loss_step": "train, each step", "train/loss_epoch": "train, mean of the epoch"}
 
 
@@ -29,7 +38,7 @@ class CurvesPicture(Callback):
     Args:
         run: its ``metrics.csv`` is read and its ``curves.png`` written.
         monitor: the metric whose best epoch is marked.
-        quality: metrics in the middle panel.
+        headline: metrics to draw, without their split.
         mode: ``"max"`` or ``"min"``: which value of ``monitor`` is best.
     """
 
@@ -37,13 +46,13 @@ class CurvesPicture(Callback):
         self,
         run: RunFolder,
         monitor: str = "val/map",
-        quality: Sequence[str] = ("val/map", "val/map_50", "val/map_75"),
+        headline: Sequence[str] = DETECTION_HEADLINE,
         mode: str = "max",
     ) -> None:
         _check_mode(mode)
         self.run = run
         self.monitor = monitor
-        self.quality = tuple(quality)
+        self.headline = tuple(headline)
         self.mode = mode
         self._drawn_at = -_SECONDS_BETWEEN
 
@@ -61,7 +70,7 @@ class CurvesPicture(Callback):
         if not trainer.is_global_zero or not self.run.metrics.exists():
             return
         try:
-            draw_curves(self.run.metrics, self.run.curves, self.monitor, self.quality, self.mode)
+            draw_curves(self.run.metrics, self.run.curves, self.monitor, self.headline, self.mode)
         except OSError as error:  # a full disk must not end the training for a picture
             print(f"picture '{self.run.curves}' was not written ({error.strerror}); training goes on.", flush=True)
         self._drawn_at = time.monotonic()
@@ -71,16 +80,18 @@ def draw_curves(
     metrics: str | os.PathLike[str],
     path: str | os.PathLike[str],
     monitor: str = "val/map",
-    quality: Sequence[str] = ("val/map", "val/map_50", "val/map_75"),
+    headline: Sequence[str] = DETECTION_HEADLINE,
     mode: str = "max",
 ) -> None:
     """Draw loss, quality and learning rate over epochs; panels without data are left out.
+
+    Metrics with a unit of their own, such as MAE, have a panel apart from those that end at 1.
 
     Args:
         metrics: a metrics.csv.
         path: PNG to write.
         monitor: metric whose best epoch is marked.
-        quality: metrics in the middle panel.
+        headline: metrics to draw, without their split; the first four of each panel are.
         mode: ``"max"`` or ``"min"``.
 
     Raises:
@@ -90,12 +101,9 @@ def draw_curves(
     _check_mode(mode)
     rows = [row for row in read_metrics(metrics) if not any(name.startswith("test/") for name in row)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    rates = [name for name in columns if name == "lr" or name.startswith(("lr-", "lr/"))]
-    losses = [name for name in ("train/loss_step", *_LOSSES) if name in columns]
-    panels = [("Loss", losses), ("Quality on the validation split", [q for q in quality if q in columns])]
-    panels = [(title, names) for title, names in [*panels, ("Learning rate", rates)] if names]
+    panels = _panels(columns, [*with_split("val", headline), monitor])
     figure = new_figure(6.2 * max(1, len(panels)), 4.6)
-    for position, (title, names) in enumerate(panels, start=1):
+    for position, (title, names) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), position)
         axes.set_title(title, fontsize=15)
         axes.set_xlabel("epoch", fontsize=13)
@@ -103,16 +111,36 @@ def draw_curves(
         axes.grid(alpha=0.3)
         for name in names:
             _line(axes, rows, name)
-        if title == "Learning rate":
-            axes.set_ylim(bottom=0)
-            axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        if title.startswith("Quality"):
-            axes.set_ylim(0, 1)
+        _limit(axes, title, [row[name] for row in rows for name in names if name in row])
         _mark_best(axes, rows, monitor, mode, at_point=monitor in names)
         axes.legend(fontsize=11)
     if not panels:
         figure.text(0.5, 0.5, "no metrics yet", ha="center", va="center")
     save_figure(figure, path)
+
+
+def _panels(columns: Sequence[str], metrics: Sequence[str]) -> dict[str, list[str]]:
+    """What is drawn where: panel title -> metrics."""
+    wanted = [name for name in dict.fromkeys(metrics) if name in columns and name not in _LOSSES]
+    panels = {
+        _LOSS: [name for name in ("train/loss_step", *_LOSSES) if name in columns],
+        _ERROR: [name for name in wanted if panel_of(name) == "error"][:_MOST_LINES],
+        _QUALITY: [name for name in wanted if panel_of(name) == "quality"][:_MOST_LINES],
+        _RATE: [name for name in columns if name == "lr" or name.startswith(("lr-", "lr/"))],
+    }
+    return {title: names for title, names in panels.items() if names}
+
+
+def _limit(axes: Any, title: str, values: Sequence[float]) -> None:
+    """Axes that do not jump from run to run; R² may be far below 0 at first, and a metric of the user's above 1."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    if title == _RATE:
+        axes.set_ylim(bottom=0)
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    elif title == _ERROR:
+        axes.set_ylim(bottom=0 if min(finite) >= 0 else None)
+    elif title == _QUALITY and max(finite) <= 1:
+        axes.set_ylim(0 if min(finite) >= 0 else max(-1.0, min(finite)), 1)
 
 
 def best_row(rows: Sequence[Row], monitor: str, mode: str = "max") -> Row | None:
@@ -159,7 +187,7 @@ def _mark_best(axes: Any, rows: Sequence[Row], monitor: str, mode: str, at_point
     if best is None:
         return
     x = (best["step"] + 1) / _steps_per_epoch(rows)
-    label = f"best {monitor} {best[monitor]:.3f}, epoch {x:g}" if at_point else None
+    label = f"best {monitor} {format_value(best[monitor])}, epoch {x:g}" if at_point else None
     axes.axvline(x, color="crimson", linewidth=1, linestyle="--", alpha=0.7, label=label)
     if at_point:
         axes.plot([x], [best[monitor]], marker="*", markersize=15, color="crimson", zorder=5)

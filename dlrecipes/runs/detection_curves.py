@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,14 +15,12 @@ from torchvision.ops import box_area, box_iou
 from dlrecipes.contracts import DetectionBatch, DetectionOutput, Prediction
 from dlrecipes.functional.boxes import cxcywh_to_xyxy
 from dlrecipes.ranks import gather_in_order
-from dlrecipes.runs.curves import new_figure, save_figure
-from dlrecipes.runs.detection_pictures import class_names
 from dlrecipes.runs.folder import RunFolder
-from dlrecipes.runs.pictures import class_color
+from dlrecipes.runs.plots import draw_confusion, draw_precision_recall
+from dlrecipes.runs.sheets import data_info
+from dlrecipes.runs.tracked import track_pictures
 
-__all__ = ["DetectionConfusion", "DetectionCurves", "draw_confusion", "draw_precision_recall"]
-
-_MAX_CURVES = 20
+__all__ = ["DetectionConfusion", "DetectionCurves", "draw_detection_confusion"]
 
 
 class DetectionConfusion(Metric):
@@ -120,7 +117,7 @@ class DetectionCurves(Callback):
         self._seen: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []  # predictions and truth, of this rank
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        names = class_names(trainer, pl_module)
+        names = data_info(trainer, pl_module).classes
         self._confusion = DetectionConfusion(len(names), 0.5, self.score_threshold).to(pl_module.device)
         self._seen = []
 
@@ -163,76 +160,40 @@ class DetectionCurves(Callback):
         metric.warn_on_many_detections = False
         metric.update([found for found, _ in seen], [truth for _, truth in seen])
         values = metric.compute()
-        names = class_names(trainer, pl_module)
+        names = data_info(trainer, pl_module).classes
         # [IoU thresholds, 101 recalls, classes, areas, most detections]: IoU .5, all sizes, most detections
         precision = values["precision"][0, :, :, 0, -1].T.cpu()
         found = values["classes"].reshape(-1).tolist()
         try:
-            draw_confusion(matrix, names, self.run.confusion_picture)
-            draw_precision_recall(precision, [names[i] for i in found], found, self.run.precision_recall_picture)
+            draw_detection_confusion(matrix, names, self.run.confusion_picture)
+            draw_precision_recall(
+                precision,
+                [names[i] for i in found],
+                found,
+                self.run.precision_recall_picture,
+                title="Precision over recall at IoU 0.5 (AP50 in the legend)",
+            )
         except OSError as error:
             print(f"test pictures were not written ({error.strerror}); the numbers are complete.", flush=True)
+        drawn = {"test/confusion": self.run.confusion_picture, "test/pr_curves": self.run.precision_recall_picture}
+        track_pictures(trainer, drawn, trainer.global_step)
 
 
-def draw_confusion(matrix: Tensor, classes: Sequence[str], path: str | Path) -> None:
-    """Draw a confusion matrix, coloured by the share of each true class.
+def draw_detection_confusion(matrix: Tensor, classes: Sequence[str], path: str | Path) -> None:
+    """Draw the matrix of :class:`DetectionConfusion`.
 
     Args:
-        matrix: int64 [K + 1, K + 1], rows true, columns predicted, background last.
+        matrix: int64 [K + 1, K + 1], background last.
         classes: K names.
         path: PNG to write.
     """
     names = [*classes, "background"]
-    share = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
-    side = min(24.0, max(5.5, 0.62 * len(names) + 2.5))
-    figure = new_figure(side + 1.0, side)
-    axes = figure.add_subplot()
-    image = axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8)
-    size = 11 if len(names) <= 30 else max(4, 330 // len(names))
-    axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 8 else 30, fontsize=size)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
-    axes.set_xlabel("predicted (background: missed)", fontsize=13)
-    axes.set_ylabel("true (background: nothing there)", fontsize=13)
-    axes.set_title("Confusion at IoU ≥ 0.5", fontsize=15)
-    if len(names) <= 40:
-        for i, row in enumerate(matrix.tolist()):
-            for j, count in enumerate(row):
-                if count:
-                    ink = "white" if share[i, j] > 0.5 else "black"
-                    axes.text(j, i, str(count), ha="center", va="center", color=ink, fontsize=size)
-    save_figure(figure, path)
-
-
-def draw_precision_recall(precision: Tensor, classes: Sequence[str], labels: Sequence[int], path: str | Path) -> None:
-    """Draw precision over recall, a curve for each class (the 20 worst where there are more) and their mean.
-
-    Args:
-        precision: float [K, R], precision at R equally spaced recalls 0..1; -1 for a class without true boxes.
-        classes: K names.
-        labels: K labels, for the colours.
-        path: PNG to write.
-    """
-    recall = torch.linspace(0, 1, precision.shape[1])
-    known = [i for i in range(len(classes)) if (precision[i] >= 0).all()]
-    shown = sorted(known, key=lambda i: float(precision[i].mean()))[:_MAX_CURVES]
-    figure = new_figure(9.5, 6.0)
-    axes = figure.add_subplot()
-    for i in sorted(shown):
-        color = tuple(c / 255 for c in class_color(labels[i]))
-        axes.plot(recall, precision[i], linewidth=1.6, color=color, label=f"{classes[i]}  {precision[i].mean():.3f}")
-    if known:
-        mean = precision[known].mean(dim=0)
-        axes.plot(recall, mean, linewidth=3.5, color="black", label=f"mean of {len(known)}  {mean.mean():.3f}")
-        title = "Precision over recall at IoU 0.5 (AP50 in the legend)"
-    else:
-        title = "Precision over recall: no true boxes"
-    axes.set_title(title, fontsize=15)
-    axes.set_xlabel("recall", fontsize=13)
-    axes.set_ylabel("precision", fontsize=13)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.02)
-    axes.grid(alpha=0.3)
-    if known:
-        axes.legend(fontsize=11, loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=math.ceil((len(shown) + 1) / 21))
-    save_figure(figure, path)
+    draw_confusion(
+        matrix,
+        names,
+        names,
+        path,
+        title="Confusion at IoU ≥ 0.5",
+        xlabel="predicted (background: missed)",
+        ylabel="true (background: nothing there)",
+    )

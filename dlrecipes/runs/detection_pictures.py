@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
+from PIL import Image
 from torch import Tensor
 
-from dlrecipes.contracts import DetectionBatch, DetectionOutput, Prediction
+from dlrecipes.contracts import DataInfo, DetectionBatch, DetectionOutput, Prediction
 from dlrecipes.functional.boxes import cxcywh_to_xyxy
 from dlrecipes.runs.folder import RunFolder
-from dlrecipes.runs.pictures import TRUE_COLOR, DetectionPicture, class_color, draw_tile, save_grid
+from dlrecipes.runs.pictures import TRUE_COLOR, DetectionPicture, class_color, draw_tile
+from dlrecipes.runs.sheets import BatchSheet, ValidationSheets
 
-__all__ = ["DetectionTracker", "PredictionPictures", "TrainBatchPicture", "class_names", "picture_of"]
+__all__ = ["DetectionTracker", "PredictionPictures", "TrainBatchPicture", "picture_of"]
 
 _PADDING = 128  # grey, to be told from black parts of an image
 _MIN_TRACKED_SCORE = 0.05
-_MOST_SHEETS = 50
 _PAIR_SIDE = 320
 
 
@@ -32,37 +33,23 @@ class DetectionTracker(Protocol):
     ) -> None: ...
 
 
-class TrainBatchPicture(Callback):
+class TrainBatchPicture(BatchSheet):
     """Before step 0, saves the first training batch as the model will see it, with boxes and class names.
 
     Wrong boxes, swapped coordinates or a broken augmentation are seen here before an hour is spent on them. Padding is
     grey. Not drawn again on a resume.
 
     Args:
-        run: the picture goes to ``batch.png`` in it.
+        run: the picture goes to ``batch.png`` in it, and to the trackers.
         n: most images to draw.
     """
 
-    def __init__(self, run: RunFolder, n: int = 16) -> None:
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
-        self.run = run
-        self.n = n
-        self._done = False
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: DetectionBatch, batch_idx: int
-    ) -> None:
-        if self._done:
-            return
-        self._done = True
-        if trainer.is_global_zero and trainer.global_step == 0:
-            names = class_names(trainer, pl_module)
-            tiles = [_truth_tile(batch, i, names) for i in range(min(self.n, len(batch["targets"])))]
-            _save(tiles, min(4, len(tiles)), self.run.batch_picture)
+    def tiles(self, batch: DetectionBatch, n: int, info: DataInfo) -> list[Image.Image]:
+        """The padded images with their true boxes."""
+        return [_truth_tile(batch, i, info.classes) for i in range(min(n, len(batch["targets"])))]
 
 
-class PredictionPictures(Callback):
+class PredictionPictures(ValidationSheets[DetectionPicture]):
     """At each validation, draws the same images with their true and predicted boxes, and hands them to the tracker.
 
     Each image is a pair: truth on the left, predictions above the threshold on the right. The images are the first of
@@ -76,50 +63,25 @@ class PredictionPictures(Callback):
     """
 
     def __init__(self, run: RunFolder, n: int = 16, score_threshold: float = 0.5) -> None:
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        super().__init__(run, n)
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must be in 0..1, got {score_threshold}")
-        self.run = run
-        self.n = n
         self.score_threshold = score_threshold
-        self._pictures: list[DetectionPicture] = []
-        self._missing = 0
-        self._drawn: int | None = None
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epochs = max(trainer.max_epochs or 1, 1)
-        wait = -(-epochs // _MOST_SHEETS)
-        due = self._drawn is None or trainer.current_epoch >= min(self._drawn + wait, epochs - 1)
-        self._pictures = []
-        self._missing = self.n if due and trainer.is_global_zero and not trainer.sanity_checking else 0
+    def pick(self, batch: DetectionBatch, index: int, outputs: DetectionOutput) -> DetectionPicture:
+        """One image with its true and predicted boxes."""
+        return picture_of(batch, index, outputs["predictions"][index])
 
-    def on_validation_batch_end(  # type: ignore[override]  # Lightning types outputs as Tensor or Mapping
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: DetectionOutput,
-        batch: DetectionBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        take = min(self._missing, len(batch["targets"])) if dataloader_idx == 0 else 0
-        self._pictures += [picture_of(batch, i, outputs["predictions"][i]) for i in range(take)]
-        self._missing -= take
+    def draw(self, pictures: Sequence[DetectionPicture], info: DataInfo) -> tuple[list[Image.Image], int]:
+        """Pairs of tiles: truth, predictions."""
+        tiles = [tile for picture in pictures for tile in _pair(picture, info.classes, self.score_threshold)]
+        return tiles, 8 if len(pictures) > 4 else 4
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._pictures:
-            return
-        names = class_names(trainer, pl_module)
-        tiles = [tile for picture in self._pictures for tile in _pair(picture, names, self.score_threshold)]
-        columns = 8 if len(self._pictures) > 4 else 4
-        _save(tiles, columns, self.run.prediction_picture(trainer.current_epoch + 1))
-        step = max(trainer.global_step - 1, 0)  # as Lightning numbers the metrics of this validation, from 0
+    def track(self, trainer: Trainer, pictures: Sequence[DetectionPicture], info: DataInfo, step: int) -> None:
+        """Boxes go to the tracker as numbers, so that it can draw them itself."""
         for logger in trainer.loggers:
             if isinstance(logger, DetectionTracker):
-                logger.log_detections("val/predictions", self._pictures, names, step)
-        self._pictures = []
-        self._drawn = trainer.current_epoch
+                logger.log_detections("val/predictions", pictures, info.classes, step)
 
 
 def picture_of(batch: DetectionBatch, index: int, prediction: Prediction | None = None) -> DetectionPicture:
@@ -148,20 +110,7 @@ def picture_of(batch: DetectionBatch, index: int, prediction: Prediction | None 
     return picture
 
 
-def class_names(trainer: Trainer, pl_module: LightningModule) -> tuple[str, ...]:
-    """Class names of the task or the datamodule.
-
-    Raises:
-        ValueError: neither has ``info``.
-    """
-    for owner in (pl_module, getattr(trainer, "datamodule", None)):
-        info: Any = getattr(owner, "info", None)
-        if info is not None:
-            return tuple(info.classes)
-    raise ValueError("neither the task nor the datamodule has .info: set task.info to a DataInfo")
-
-
-def _truth_tile(batch: DetectionBatch, index: int, names: Sequence[str]) -> Any:
+def _truth_tile(batch: DetectionBatch, index: int, names: Sequence[str]) -> Image.Image:
     """The padded image, since the padding is part of what the model sees."""
     image = batch["images"][index].cpu().clone()
     if batch["mask"] is not None:
@@ -173,7 +122,7 @@ def _truth_tile(batch: DetectionBatch, index: int, names: Sequence[str]) -> Any:
     return draw_tile(image, picture.true_boxes, texts, colors, f"{picture.title}  {len(texts)} boxes", side)
 
 
-def _pair(picture: DetectionPicture, names: Sequence[str], threshold: float) -> list[Any]:
+def _pair(picture: DetectionPicture, names: Sequence[str], threshold: float) -> list[Image.Image]:
     true_texts, _ = _labels(picture.true_labels, names)
     true_colors = [TRUE_COLOR] * len(true_texts)
     shown = picture.scores >= threshold
@@ -191,10 +140,3 @@ def _pair(picture: DetectionPicture, names: Sequence[str], threshold: float) -> 
 def _labels(labels: Tensor, names: Sequence[str]) -> tuple[list[str], list[tuple[int, int, int]]]:
     values = labels.tolist()
     return [names[v] for v in values], [class_color(v) for v in values]
-
-
-def _save(tiles: Sequence[Any], columns: int, path: Path) -> None:
-    try:
-        save_grid(tiles, columns, path)
-    except OSError as error:  # a full disk must not end the training for a picture
-        print(f"picture '{path}' was not written ({error.strerror}); training goes on.", flush=True)

@@ -25,6 +25,7 @@ class RunFolder:
         OUTPUT/detr-001/
           config.yaml  run.json  classes.json  data_report.txt  data_report.json
           metrics.csv  curves.png  batch.png  predictions/epoch_007.png  confusion.png  pr_curves.png
+          reliability.png  per_class.png  scatter.png  mistakes.png  (as the task has them)
           checkpoints/last.ckpt  checkpoints/best.ckpt  best.safetensors  MODEL_CARD.md
           wandb/
 
@@ -138,6 +139,22 @@ class RunFolder:
     @property
     def precision_recall_picture(self) -> Path:
         return self.path / "pr_curves.png"
+
+    @property
+    def reliability_picture(self) -> Path:
+        return self.path / "reliability.png"
+
+    @property
+    def per_class_picture(self) -> Path:
+        return self.path / "per_class.png"
+
+    @property
+    def scatter_picture(self) -> Path:
+        return self.path / "scatter.png"
+
+    @property
+    def mistakes_picture(self) -> Path:
+        return self.path / "mistakes.png"
 
     @property
     def predictions(self) -> Path:

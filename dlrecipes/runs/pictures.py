@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-__all__ = ["DetectionPicture", "class_color", "draw_boxes", "draw_tile", "save_grid"]
+__all__ = ["DetectionPicture", "class_color", "draw_boxes", "draw_image_tile", "draw_tile", "save_grid", "to_uint8"]
 
 TRUE_COLOR = (0, 200, 83)
 _BACKGROUND = (250, 250, 250)
@@ -119,20 +119,61 @@ def draw_tile(
     Returns:
         RGB, ``side`` wide, as high as the scaled image and the line.
     """
+    pixels = _enlarge(image, side)
+    draw_boxes(pixels, boxes * (side / max(image.shape[1:])), texts, colors)
+    return _under_lines(pixels, [caption], side)
+
+
+def draw_image_tile(
+    image: Tensor, lines: Sequence[str], side: int, frame: tuple[int, int, int] | None = None
+) -> Image.Image:
+    """One image scaled so that its longer side has ``side`` pixels, under lines of text.
+
+    Args:
+        image: uint8 [3, H, W].
+        lines: each is cut where the tile ends.
+        side: of the tile, in pixels.
+        frame: colour of a frame around the image; it covers the image's outermost pixels.
+
+    Returns:
+        RGB, ``side`` wide.
+    """
+    pixels = _enlarge(image, side)
+    if frame is not None:
+        box = (0, 0, pixels.width - 1, pixels.height - 1)
+        ImageDraw.Draw(pixels).rectangle(box, outline=frame, width=max(3, side // 40))
+    return _under_lines(pixels, lines, side)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in 0..255 of any dtype as uint8; mixing makes them float."""
+    return images if images.dtype == torch.uint8 else images.float().round().clamp(0, 255).to(torch.uint8)
+
+
+def _enlarge(image: Tensor, side: int) -> Image.Image:
     _, height, width = image.shape
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).resize(size, Image.Resampling.BICUBIC)
-    draw_boxes(pixels, boxes * scale, texts, colors)
+    pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    return pixels.resize(size, Image.Resampling.BICUBIC)
+
+
+def _under_lines(pixels: Image.Image, lines: Sequence[str], side: int) -> Image.Image:
     line = _CAPTION_SIZE + 8
-    tile = Image.new("RGB", (side, size[1] + line), _BACKGROUND)
-    tile.paste(pixels, ((side - size[0]) // 2, line))
+    top = line * len(lines)
+    tile = Image.new("RGB", (side, pixels.height + top), _BACKGROUND)
+    tile.paste(pixels, ((side - pixels.width) // 2, top))
     draw = ImageDraw.Draw(tile)
     font = _font(_CAPTION_SIZE)
-    while caption and draw.textlength(caption, font=font) > side:
-        caption = caption[:-2].rstrip() + "…" if len(caption) > 2 else ""
-    draw.text((2, 2), caption, font=font, fill=_TEXT)
+    for row, text in enumerate(lines):
+        draw.text((2, 2 + row * line), _cut(draw, font, text, side - 4), font=font, fill=_TEXT)
     return tile
+
+
+def _cut(draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, text: str, width: int) -> str:
+    while text and draw.textlength(text, font=font) > width:
+        text = text[:-2].rstrip() + "…" if len(text) > 2 else ""
+    return text
 
 
 def save_grid(tiles: Sequence[Image.Image], columns: int, path: str | os.PathLike[str]) -> None:

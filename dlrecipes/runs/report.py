@@ -1,32 +1,23 @@
-"""The end of a run: what it reached, where its files are, what to type next; and a card for the model."""
+"""The end of a run: what it reached, where its files are, what to type next."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from dlrecipes.contracts import DataInfo
-from dlrecipes.errors import UserError
 from dlrecipes.runs.curves import best_row
 from dlrecipes.runs.folder import RunFolder
+from dlrecipes.runs.metric_names import DETECTION_HEADLINE, format_value, summarise
 from dlrecipes.runs.metrics_csv import read_metrics
 
-__all__ = ["final_block", "write_model_card"]
+__all__ = ["final_block"]
 
 _MANY_CLASSES = 30
-_NAMES = {
-    "map": "mAP",
-    "map_50": "mAP50",
-    "map_75": "mAP75",
-    "map_small": "mAP small",
-    "map_medium": "mAP medium",
-    "map_large": "mAP large",
-    "mar_100": "AR100",
-}
+_PER_CLASS = {"map_class": "AP", "ap_class": "AP", "recall_class": "recall", "f1_class": "F1", "mae_target": "MAE"}
 
 
 def final_block(
@@ -36,11 +27,12 @@ def final_block(
     test: Mapping[str, float] | None = None,
     monitor: str = "val/map",
     mode: str = "max",
+    headline: Sequence[str] = DETECTION_HEADLINE,
     resume_command: str | None = None,
     sync_command: str | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print the best metric and its epoch, a table with a row for each class, the files, and the next commands.
+    """Print the best metric and its epoch, a table of classes or targets, the files, and the next commands.
 
     Args:
         run: a finished run, with its metrics.csv.
@@ -48,6 +40,7 @@ def final_block(
         test: metrics of the test split, names beginning with ``test/``; the table is then of the test split.
         monitor: metric that chose the best checkpoint.
         mode: ``"max"`` or ``"min"``.
+        headline: the task's metrics without their split, most important first.
         resume_command: such as ``python recipes/train_detr.py --resume RUN``.
         sync_command: how to upload an offline W&B run.
         console: where to print; standard output unless given.
@@ -60,10 +53,11 @@ def final_block(
         console.print(f"no {monitor} was measured: the run ended before its first validation.")
     else:
         epochs = int(max(row.get("epoch", 0) for row in rows if monitor in row)) + 1
-        summary = _summary(best, monitor.split("/")[0])
-        console.print(f"best {monitor} {best[monitor]:.3f} in epoch {int(best['epoch']) + 1} of {epochs}  ({summary})")
-    if test:
-        console.print(f"test: {_summary(test, 'test')}")
+        reached = f"best {monitor} {format_value(best[monitor])} in epoch {int(best['epoch']) + 1} of {epochs}"
+        summary = summarise(best, monitor.split("/")[0], headline)
+        console.print(f"{reached}  ({summary})" if summary else reached)
+    if test and (summary := summarise(test, "test", headline)):
+        console.print(f"test: {summary}")
     values, split = (test, "test") if test else (best or {}, monitor.split("/")[0])
     table = _class_table(values, split, info)
     if table is not None:
@@ -76,98 +70,40 @@ def final_block(
         console.print(f"  {command}", markup=False)
 
 
-def write_model_card(
-    run: RunFolder,
-    info: DataInfo,
-    *,
-    model: str,
-    data: str,
-    metrics: Mapping[str, float],
-    recipe: str,
-) -> None:
-    """Write ``MODEL_CARD.md``: data, classes, metrics, versions and how to load the model.
-
-    Args:
-        run: its ``run.json`` gives versions, command, seed and device.
-        info: of the data.
-        model: name and number of parameters in words.
-        data: where the data came from, in words.
-        metrics: names as logged (``test/map``).
-        recipe: the script that made the run.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    facts = run.read_info()
-    versions: Mapping[str, Any] = facts.get("versions", {})
-    lines = [
-        "---",
-        "library_name: dlrecipes",
-        "pipeline_tag: object-detection" if info.task == "detection" else f"tags: [{info.task}]",
-        "---",
-        f"# {run.name}",
-        "",
-        f"{model}, trained by `{recipe}` on {facts.get('date', 'an unknown date')}.",
-        "",
-        "## Data",
-        f"{data}: {info.num_train} training images, {sum(info.class_counts)} training objects, "
-        f"{info.num_classes} classes, evaluated at {info.image_size} pixels on the longest side.",
-        "",
-        "| label | class | id in the data | in training |",
-        "| ---: | --- | ---: | ---: |",
-    ]
-    for label, (name, id_, count) in enumerate(zip(info.classes, info.category_ids, info.class_counts, strict=True)):
-        lines.append(f"| {label} | {_cell(name)} | {id_} | {count} |")
-    lines += ["", "## Metrics", "| metric | value |", "| --- | ---: |"]
-    lines += [f"| {_cell(name)} | {value:.4f} |" for name, value in metrics.items()]
-    lines += [
-        "",
-        "## Load it",
-        "```python",
-        "from dlrecipes.tasks import DetectionTask",
-        f'task = DetectionTask.load_from_checkpoint("{run.best_checkpoint.relative_to(run.path)}")',
-        "```",
-        f"`{run.best_weights.name}` holds the weights alone, in the safetensors format.",
-        "",
-        "## How it was made",
-        f"- command: `{shlex.join(facts.get('command', []))}`",
-        f"- seed: {facts.get('seed')}",
-        f"- device: {facts.get('device')}",
-        f"- git: {facts.get('git')}",
-        f"- versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
-        "",
-    ]
-    try:
-        run.model_card.write_text("\n".join(lines), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write '{run.model_card}' ({error.strerror}): check the disk.") from error
-
-
-def _summary(values: Mapping[str, float], split: str) -> str:
-    known = [(title, values[f"{split}/{name}"]) for name, title in _NAMES.items() if f"{split}/{name}" in values]
-    return "  ".join(f"{title} {value:.3f}" for title, value in known if value >= 0)  # -1: no such objects
-
-
 def _class_table(values: Mapping[str, float], split: str, info: DataInfo) -> Table | None:
-    """AP of each class with how many objects it was learned from; of many classes the best and the worst."""
+    """The metric of each class with how many it was learned from, or of each target with how much it varies.
+
+    Of many classes the best and the worst.
+    """
+    measures = [m for m in _PER_CLASS if any(name.startswith(f"{split}/{m}/") for name in values)]
+    if not measures:
+        return None
+    measure, metric = measures[0], _PER_CLASS[measures[0]]
+    row, column = ("target", "deviation in training") if measure == "mae_target" else ("class", "in training")
+    beside = (
+        [(name, format_value(std)) for name, std in zip(info.target_names, info.target_std, strict=True)]
+        if measure == "mae_target"
+        else [(name, str(count)) for name, count in zip(info.classes, info.class_counts, strict=True)]
+    )
     found = [
-        (name, count, values[f"{split}/map_class/{name}"])
-        for name, count in zip(info.classes, info.class_counts, strict=True)
-        if values.get(f"{split}/map_class/{name}", -1) >= 0
+        (name, known, values[f"{split}/{measure}/{name}"])
+        for name, known in beside
+        if values.get(f"{split}/{measure}/{name}", -1) >= 0  # -1 and NaN: no such objects
     ]
     if not found:
         return None
-    title = f"AP by class, {split} split"
+    title = f"{metric} by {row}, {split} split"
     if len(found) > _MANY_CLASSES:
-        ordered = sorted(found, key=lambda row: -row[2])
-        found = ordered[: _MANY_CLASSES // 2] + ordered[-_MANY_CLASSES // 2 :]
-        title += f" (best and worst {_MANY_CLASSES // 2} of {len(ordered)})"
+        half = _MANY_CLASSES // 2
+        ordered = sorted(found, key=lambda entry: entry[2], reverse=measure != "mae_target")
+        found = ordered[:half] + ordered[-half:]
+        title += f" (best and worst {half} of {len(ordered)})"
     table = Table(title=title, title_justify="left")
-    table.add_column("class")
-    table.add_column("in training", justify="right")
-    table.add_column("AP", justify="right")
-    for name, count, value in found:
-        table.add_row(name.replace("[", r"\["), str(count), f"{value:.3f}")
+    table.add_column(row)
+    table.add_column(column, justify="right")
+    table.add_column(metric, justify="right")
+    for name, known, value in found:
+        table.add_row(name.replace("[", r"\["), known, format_value(value))
     return table
 
 
@@ -181,6 +117,10 @@ def _files(run: RunFolder) -> list[tuple[str, str]]:
         (run.batch_picture, "first training batch"),
         (run.confusion_picture, "confusion matrix"),
         (run.precision_recall_picture, "precision over recall"),
+        (run.per_class_picture, "quality of each class"),
+        (run.reliability_picture, "how far probabilities can be trusted"),
+        (run.scatter_picture, "predicted over true values"),
+        (run.mistakes_picture, "worst mistakes"),
         (run.model_card, "model card"),
     ]
     rows = [(str(path), what) for path, what in listed if path.exists()]
@@ -194,7 +134,3 @@ def _files(run: RunFolder) -> list[tuple[str, str]]:
 def _commands(run: RunFolder, resume_command: str | None, sync_command: str | None) -> Sequence[str]:
     commands = [f"dlrecipes predict {shlex.quote(str(run.path))} IMAGES"]
     return commands + [command for command in (resume_command, sync_command) if command]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|")

@@ -37,3 +37,9 @@ def test_no_number_of_epochs(toy, loader, capsys):
     )  # fmt: skip
     trainer.fit(toy, loader, loader)
     assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["epoch 1", "epoch 2"]
+
+
+def test_the_headline_of_a_task_is_what_its_lines_show():
+    [lines] = make_progress(False, ("mae", "rmse", "r2", "other"))
+    assert lines.metrics == ("train/loss", "val/loss", "val/mae", "val/rmse", "val/r2")
+    assert make_progress(False)[0].metrics == ("train/loss", "val/loss", "val/map", "val/map_50")

@@ -38,6 +38,29 @@ def test_three_panels_with_the_best_epoch_marked(tmp_path, monkeypatch):
         assert picture.size == (2046, 506)
 
 
+def test_errors_and_qualities_do_not_share_an_axis(tmp_path, monkeypatch):
+    logger = MetricsCSV(tmp_path / "metrics.csv")
+    for epoch, (mae, r2) in enumerate(((40.0, -3.0), (12.0, 0.8), (15.0, 0.7))):
+        values = {"val/loss": 1.0, "val/mae": mae, "val/r2": r2, "epoch": epoch}
+        logger.log_metrics(values, step=epoch)
+    axes = figure_of(tmp_path, monkeypatch, monitor="val/mae", headline=("mae", "r2"), mode="min").axes
+    assert [a.get_title() for a in axes] == ["Loss", "Error on the validation split", "Quality on the validation split"]
+    _, error, quality = axes
+    assert [line.get_label() for line in error.lines][:2] == ["val/mae", "best val/mae 12.000, epoch 2"]
+    assert error.get_ylim()[0] == 0
+    assert error.get_ylim()[1] > 40
+    assert next(line.get_label() for line in quality.lines) == "val/r2"
+    assert quality.get_ylim() == (-1, 1)  # what is far below shall not squeeze the rest
+
+
+def test_a_monitor_outside_the_headline_is_drawn_too(tmp_path, monkeypatch):
+    logger = MetricsCSV(tmp_path / "metrics.csv")
+    logger.log_metrics({"val/f1": 0.5, "val/gain": 7.0, "epoch": 0}, step=0)
+    [axes] = figure_of(tmp_path, monkeypatch, monitor="val/gain", headline=("f1",)).axes
+    assert {"val/f1", "val/gain"} < {line.get_label() for line in axes.lines}
+    assert axes.get_ylim()[1] > 7
+
+
 def test_missing_panels_and_an_empty_file(tmp_path, monkeypatch):
     logger = MetricsCSV(tmp_path / "metrics.csv")
     logger.log_metrics({"train/loss_step": 1.0}, step=0)

@@ -2,8 +2,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dlrecipes.runs.detection_curves import DetectionConfusion, DetectionCurves, draw_confusion, draw_precision_recall
+from dlrecipes.runs.detection_curves import DetectionConfusion, DetectionCurves, draw_detection_confusion
 from dlrecipes.runs.folder import RunFolder
+from dlrecipes.runs.plots import draw_precision_recall
 
 A, B, C = [0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 40.0], [60.0, 60.0, 70.0, 70.0]
 
@@ -58,10 +59,12 @@ def test_bad_arguments_are_named(bad):
 
 def test_callback_draws_both_at_the_end_of_a_test(tmp_path, toy, fit, monkeypatch):
     seen = {}
-    monkeypatch.setattr("dlrecipes.runs.detection_curves.draw_confusion", lambda m, c, p: seen.update(matrix=m, path=p))
+    monkeypatch.setattr(
+        "dlrecipes.runs.detection_curves.draw_detection_confusion", lambda m, c, p: seen.update(matrix=m)
+    )
     monkeypatch.setattr(
         "dlrecipes.runs.detection_curves.draw_precision_recall",
-        lambda p, c, labels, path: seen.update(precision=p, classes=c),
+        lambda p, c, labels, path, title: seen.update(precision=p, classes=c),
     )
     fit(toy, 1, [DetectionCurves(RunFolder(tmp_path))], test=True)
     # images 1, 2, 4, 5, 7 have boxes; a second box is found with a score of .3 only, which is below the threshold
@@ -75,10 +78,10 @@ def test_callback_draws_both_at_the_end_of_a_test(tmp_path, toy, fit, monkeypatc
 @pytest.mark.parametrize("classes", [1, 90])
 def test_pictures_for_few_and_many_classes(tmp_path, classes):
     names = [f"class {i}" for i in range(classes)]
-    draw_confusion(torch.eye(classes + 1, dtype=torch.int64) * 3, names, tmp_path / "c.png")
+    draw_detection_confusion(torch.eye(classes + 1, dtype=torch.int64) * 3, names, tmp_path / "c.png")
     precision = torch.rand(classes, 101)
     precision[0] = -1
-    draw_precision_recall(precision, names, list(range(classes)), tmp_path / "p.png")
+    draw_precision_recall(precision, names, list(range(classes)), tmp_path / "p.png", title="PR")
     for name in ("c.png", "p.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 400

@@ -3,9 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dlrecipes.runs.detection_pictures import PredictionPictures, TrainBatchPicture, class_names, picture_of
+from dlrecipes.runs.detection_pictures import PredictionPictures, TrainBatchPicture, picture_of
 from dlrecipes.runs.folder import RunFolder
 from dlrecipes.runs.pictures import TRUE_COLOR
+from dlrecipes.runs.sheets import data_info
 
 
 @pytest.fixture
@@ -79,9 +80,7 @@ def test_prediction_pictures_for_each_epoch_and_for_the_tracker(run, toy, fit, t
 
 def test_a_long_run_is_drawn_about_fifty_times_and_at_its_end(run, toy, fit, monkeypatch):
     drawn = []
-    monkeypatch.setattr(
-        "dlrecipes.runs.detection_pictures.save_grid", lambda tiles, columns, path: drawn.append(path.stem)
-    )
+    monkeypatch.setattr("dlrecipes.runs.sheets.save_grid", lambda tiles, columns, path: drawn.append(path.stem))
     fit(toy, 120, [PredictionPictures(run, n=1)])
     assert drawn[:3] == ["epoch_001", "epoch_004", "epoch_007"]
     assert drawn[-1] == "epoch_120"
@@ -92,7 +91,7 @@ def test_a_full_disk_costs_the_picture_not_the_run(run, toy, fit, capsys, monkey
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dlrecipes.runs.detection_pictures.save_grid", full)
+    monkeypatch.setattr("dlrecipes.runs.sheets.save_grid", full)
     trainer = fit(toy, 1, [PredictionPictures(run), TrainBatchPicture(run)])
     assert trainer.global_step == 2
     assert capsys.readouterr().out.count("No space left on device") == 2
@@ -100,10 +99,10 @@ def test_a_full_disk_costs_the_picture_not_the_run(run, toy, fit, capsys, monkey
 
 def test_names_come_from_the_task_and_bad_arguments_are_named(run, toy, fit):
     trainer = fit(toy, 1)
-    assert class_names(trainer, toy) == toy.info.classes
+    assert data_info(trainer, toy) is toy.info
     toy.info = None
     with pytest.raises(ValueError, match=r"set task\.info"):
-        class_names(trainer, toy)
+        data_info(trainer, toy)
     for make in (TrainBatchPicture, PredictionPictures):
         with pytest.raises(ValueError, match="n must be at least 1, got 0"):
             make(run, n=0)

@@ -4,9 +4,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from dlrecipes.contracts import DataInfo
 from dlrecipes.runs.folder import RunFolder
 from dlrecipes.runs.metrics_csv import MetricsCSV
-from dlrecipes.runs.report import final_block, write_model_card
+from dlrecipes.runs.model_card import write_model_card
+from dlrecipes.runs.report import final_block
 
 
 @pytest.fixture
@@ -83,3 +85,59 @@ def test_model_card(run, info):
     assert "train.py --data 'my data'" in card
     assert "- seed: 3" in card
     assert "torch 2" in card
+    assert "26 training objects" in card
+
+
+def image_info(task, **values):
+    empty = {"classes": (), "category_ids": (), "class_counts": ()} if task == "regression" else {
+        "classes": ("cat", "dog"), "category_ids": (0, 1), "class_counts": (90, 10)}  # fmt: skip
+    return DataInfo(task=task, num_train=100, max_objects=0, image_size=32, **empty, **values)
+
+
+def test_classification_has_recall_by_class_and_its_own_headline(run):
+    logger = MetricsCSV(run.metrics)
+    values = {"val/balanced_accuracy": 0.6, "val/accuracy": 0.9, "val/recall_class/cat": 1.0, "val/recall_class/dog": 0}
+    logger.log_metrics({**values, "epoch": 0}, step=0)
+    for path in (run.confusion_picture, run.reliability_picture, run.mistakes_picture):
+        path.touch()
+    text = text_of(
+        run, image_info("classification"), monitor="val/balanced_accuracy", headline=("balanced_accuracy", "accuracy")
+    )
+    assert "best val/balanced_accuracy 0.600 in epoch 1 of 1  (balanced accuracy 0.600  accuracy 0.900)" in text
+    assert "recall by class, val split" in text
+    assert [line.split()[1:6:2] for line in text.splitlines() if "dog" in line] == [["dog", "10", "0.000"]]
+    for name in ("confusion.png", "reliability.png", "mistakes.png"):
+        assert name in text
+
+
+def test_regression_has_a_table_of_targets_and_the_smallest_error_is_the_best(run):
+    logger = MetricsCSV(run.metrics)
+    for epoch, value in enumerate((20.0, 12.0, 15.0)):
+        values = {"val/mae": value, "val/mae_target/age": value, "val/mae_target/height": 0.5, "val/r2": -0.5}
+        logger.log_metrics({**values, "epoch": epoch}, step=epoch)
+    info = image_info("regression", target_names=("age", "height"), target_mean=(40.0, 1.7), target_std=(11.5, 0.1))
+    text = text_of(run, info, monitor="val/mae", mode="min", headline=("mae", "r2"))
+    assert "best val/mae 12.000 in epoch 2 of 3  (MAE 12.000  R² -0.500)" in text
+    assert [line.split()[1:6:2] for line in text.splitlines() if "age" in line] == [["age", "11.500", "12.000"]]
+    write_model_card(
+        run, info, model="m", data="d", metrics={"test/mae": 12345.6}, recipe="r", task_path="my.tasks.AgeTask"
+    )
+    card = run.model_card.read_text()
+    assert "tags: [image-regression]" in card
+    assert "pipeline_tag" not in card
+    assert "100 training images, 2 targets, evaluated at 32 × 32 pixels." in card
+    assert "| height | 1.7 | 0.1 |" in card
+    assert "from my.tasks import AgeTask\ntask = AgeTask.load_from_checkpoint" in card
+    assert "| test/mae | 1.235e+04 |" in card
+    with pytest.raises(ValueError, match="got 'AgeTask'"):
+        write_model_card(run, info, model="m", data="d", metrics={}, recipe="r", task_path="AgeTask")
+
+
+def test_a_classification_card_speaks_of_images(run):
+    info = image_info("classification", crop_fraction=0.875)
+    write_model_card(run, info, model="m", data="`d`", metrics={}, recipe="r", task_path="dlrecipes.tasks.X")
+    card = run.model_card.read_text()
+    assert "pipeline_tag: image-classification" in card
+    assert "`d`: 100 training images, 2 classes, evaluated at 32 × 32 pixels, the central square of an" in card
+    assert "whose shorter side is 37." in card
+    assert "objects" not in card
