@@ -1,6 +1,30 @@
-"""Parameter groups and learning-rate schedules."""
+"""Optimizers, parameter groups and learning-rate schedules."""
 
 from dlrecipes.optim.groups import parameter_groups
-from dlrecipes.optim.schedules import constant, cosine, flat_cosine, step_at_two_thirds, warm_up
+from dlrecipes.optim.menu import OPTIMIZERS, OptimizerChoice, default_lr, make_optimizer
+from dlrecipes.optim.schedules import (
+    constant,
+    cosine,
+    flat_cosine,
+    linear,
+    one_cycle,
+    step,
+    step_at_two_thirds,
+    warm_up,
+)
 
-__all__ = ["constant", "cosine", "flat_cosine", "parameter_groups", "step_at_two_thirds", "warm_up"]
+__all__ = [
+    "OPTIMIZERS",
+    "OptimizerChoice",
+    "constant",
+    "cosine",
+    "default_lr",
+    "flat_cosine",
+    "linear",
+    "make_optimizer",
+    "one_cycle",
+    "parameter_groups",
+    "step",
+    "step_at_two_thirds",
+    "warm_up",
+]

@@ -1,13 +1,15 @@
 """Learning-rate schedules: the factor on the base rate as a function of the share of training done, 0 to 1.
 
 A schedule of your own is any such function, named by its import path: ``--model.schedule my_project.my_schedule``.
+Arguments after the first are the task's ``schedule_args``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-__all__ = ["constant", "cosine", "flat_cosine", "step_at_two_thirds", "warm_up"]
+__all__ = ["constant", "cosine", "flat_cosine", "linear", "one_cycle", "step", "step_at_two_thirds", "warm_up"]
 
 
 def constant(progress: float) -> float:
@@ -28,6 +30,44 @@ def cosine(progress: float) -> float:
 def flat_cosine(progress: float) -> float:
     """1 for the first half, then half a cosine to 0."""
     return cosine(max(0.0, 2.0 * progress - 1.0))
+
+
+def linear(progress: float) -> float:
+    """A straight line from 1 to 0."""
+    return 1.0 - min(progress, 1.0)
+
+
+def one_cycle(progress: float, peak: float = 0.3, start: float = 0.04) -> float:
+    """Half a cosine up from ``start`` to 1 at ``peak``, and half a cosine down to 0 (Smith and Topin, 2018,
+    arXiv:1708.07120); needs no warm-up.
+
+    Raises:
+        ValueError: ``peak`` not between 0 and 1.
+
+    Example:
+        >>> [round(one_cycle(p), 3) for p in (0, 0.3, 0.65, 1)]
+        [0.04, 1.0, 0.5, 0.0]
+    """
+    if not 0 < peak < 1:
+        raise ValueError(f"peak={peak}: must be between 0 and 1")
+    if progress >= peak:
+        return cosine((progress - peak) / (1 - peak))
+    return 1.0 - (1.0 - start) * cosine(progress / peak)
+
+
+def step(progress: float, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1) -> float:
+    """1, multiplied by ``gamma`` at each milestone: the residual networks' drops at half and three quarters.
+
+    Args:
+        progress: share of training done.
+        milestones: shares of training.
+        gamma: factor of each.
+
+    Example:
+        >>> [round(step(p), 3) for p in (0, 0.5, 0.9)], round(step(0.95, milestones=(0.3, 0.6, 0.9), gamma=0.5), 3)
+        ([1.0, 0.1, 0.01], 0.125)
+    """
+    return float(gamma ** sum(progress >= milestone for milestone in milestones))
 
 
 def step_at_two_thirds(progress: float) -> float:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import dlrecipes
 from dlrecipes.checkpoint_io import load_checkpoint_file
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import CheckpointError, UserError
-from dlrecipes.optim import parameter_groups, warm_up
+from dlrecipes.models.initialise import initialise
+from dlrecipes.optim import default_lr, make_optimizer, parameter_groups, warm_up
 from dlrecipes.parts import build_part, import_object, part_spec
+from dlrecipes.tasks.compiling import COMPILE_MODES, CompiledNetwork, compile_earns_its_time
 
 __all__ = ["BaseTask"]
 
@@ -29,21 +34,43 @@ class BaseTask(L.LightningModule):
 
     A subclass keeps each constructor argument as an attribute of the same name, so that a checkpoint can rebuild it.
 
+    Attributes:
+        monitor: metric that chooses the best checkpoint.
+        monitor_mode: ``"max"`` or ``"min"``.
+        headline: names of metrics without their split, most important first, for console, curves and report.
+        compiled: the network was compiled for training.
+
     Args:
-        model: the network.
-        optimizer: import path of a class with ``(params, lr, weight_decay)``.
+        model: the network. ``bind(info)`` tells it about the data, if it has that. ``normalisation``, if it is a pair
+            ``(mean, std)`` for images in 0..1, replaces the data's own: pretrained weights want what they have learnt
+            with.
+        init: a checkpoint to take weights from; what does not fit is left as it is, and rows of the class head are
+            copied by class name. To go on with a run is another thing: ``--resume``.
+        optimizer: name of ``dlrecipes.optim.OPTIMIZERS``, or import path of a class with ``(params, lr,
+            weight_decay)``.
         optimizer_args: further arguments of it.
-        lr: learning rate.
+        lr: learning rate; None: a usual one of the optimizer.
         backbone_lr: learning rate of parameters whose name starts with ``backbone``; default ``lr``.
         weight_decay: of matrices and kernels, not of norms and biases.
         decay_all: weight decay on norms and biases too.
+        layer_decay: factor on the learning rate from each layer to the one below, for fine-tuning; needs a model with
+            timm's ``group_matcher``.
         schedule: name of a function in ``dlrecipes.optim`` or import path of one: training done (0..1) → factor.
+        schedule_args: further arguments of it.
+        min_lr_factor: share m of the learning rate that the schedule s ends with instead of 0: m + (1 − m) · s.
         warmup_steps: steps of linear warm-up.
         channels_last: memory format of the network and its images; faster for convolutions.
+        compile_mode: ``"auto"``: compile the network for training on CUDA if its class has ``compile_pays`` and there
+            are steps enough; ``"never"``; or a mode of ``torch.compile``: ``"default"``, ``"reduce-overhead"``,
+            ``"max-autotune"``, ``"max-autotune-no-cudagraphs"``. Evaluation and export use the network as it is.
 
     Raises:
-        ValueError: a negative rate or number of steps.
+        ValueError: a negative rate or number of steps, a factor outside 0..1, a ``compile_mode`` that is none.
     """
+
+    monitor: ClassVar[str] = "val/loss"
+    monitor_mode: ClassVar[str] = "min"
+    headline: ClassVar[tuple[str, ...]] = ()
 
     _mean: Tensor
     _std: Tensor
@@ -52,29 +79,45 @@ class BaseTask(L.LightningModule):
         self,
         model: nn.Module,
         *,
+        init: str | None = None,
         optimizer: str = "torch.optim.AdamW",
         optimizer_args: dict[str, Any] | None = None,
-        lr: float = 1e-4,
+        lr: float | None = 1e-4,
         backbone_lr: float | None = None,
         weight_decay: float = 1e-4,
         decay_all: bool = False,
+        layer_decay: float | None = None,
         schedule: str = "cosine",
+        schedule_args: dict[str, Any] | None = None,
+        min_lr_factor: float = 0.0,
         warmup_steps: int = 0,
         channels_last: bool = False,
+        compile_mode: str = "auto",
     ) -> None:
         super().__init__()
-        for name, value in (("lr", lr), ("backbone_lr", backbone_lr or 0.0), ("weight_decay", weight_decay)):
-            if value < 0:
+        for name, value in (("lr", lr), ("backbone_lr", backbone_lr), ("weight_decay", weight_decay)):
+            if value is not None and value < 0:
                 raise ValueError(f"{name}={value}: not below 0")
         if warmup_steps < 0:
             raise ValueError(f"warmup_steps={warmup_steps}: not below 0")
+        for name, value in (("layer_decay", layer_decay), ("min_lr_factor", min_lr_factor)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}={value}: must be within 0..1")
+        if compile_mode not in COMPILE_MODES:
+            raise ValueError(f"compile_mode={compile_mode!r}: must be one of {', '.join(COMPILE_MODES)}")
         self.model = model
+        self.init = init
         self.optimizer, self.optimizer_args = optimizer, optimizer_args
         self.lr, self.backbone_lr, self.weight_decay, self.decay_all = lr, backbone_lr, weight_decay, decay_all
-        self.schedule, self.warmup_steps = schedule, warmup_steps
+        self.layer_decay = layer_decay
+        self.schedule, self.schedule_args, self.min_lr_factor = schedule, schedule_args, min_lr_factor
+        self.warmup_steps = warmup_steps
         self.channels_last = channels_last
+        self.compile_mode = compile_mode
+        self.compiled = False
         self.info: DataInfo | None = None
         self._bound = False
+        self._compiled_network: CompiledNetwork | None = None
         self.register_buffer("_mean", torch.zeros(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.ones(3, 1, 1), persistent=False)
 
@@ -89,6 +132,10 @@ class BaseTask(L.LightningModule):
             self.info = getattr(datamodule, "info", None) or self.default_info()
         self.bind(self.info)
         self._bound = True
+        if self.init is not None:
+            report = initialise(self.model, self.init, classes=self.info.classes)
+            if self._trainer is None or self._trainer.is_global_zero:
+                print(report)
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)
 
@@ -97,13 +144,18 @@ class BaseTask(L.LightningModule):
         raise UserError(f"{type(self).__name__} needs a datamodule with .info, or set task.info first.")
 
     def bind(self, info: DataInfo) -> None:
-        """Hand ``info`` to the parts that have ``bind`` and set the normalisation of images."""
-        self._mean.copy_(torch.tensor(info.mean).view(3, 1, 1) * 255)
-        self._std.copy_(torch.tensor(info.std).view(3, 1, 1) * 255)
+        """Hand ``info`` to the parts that have ``bind``, set the normalisation of images, and keep ``info``."""
         for part in self.children():
             bind = getattr(part, "bind", None)
             if callable(bind):
                 bind(info)
+        wanted = getattr(self.model, "normalisation", None)
+        if isinstance(wanted, tuple | list):
+            mean, std = wanted
+            info = replace(info, mean=tuple(mean), std=tuple(std))
+        self._mean.copy_(torch.tensor(info.mean).view(3, 1, 1) * 255)
+        self._std.copy_(torch.tensor(info.std).view(3, 1, 1) * 255)
+        self.info = info
 
     def normalise(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """uint8 [B, 3, H, W] → float, (x / 255 − mean) / std, on the device; 0 in the padding."""
@@ -111,6 +163,27 @@ class BaseTask(L.LightningModule):
         if mask is not None:
             x = x.masked_fill(mask[:, None], 0.0)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def network(self, batch: Tensor, *others: Any) -> Any:
+        """``self.model``, in training its compiled form if there is one."""
+        run = self.model if self._compiled_network is None or not self.training else self._compiled_network
+        return run(batch, *others)
+
+    def on_train_start(self) -> None:
+        """Compile the network if that was asked for or is worth the time; it happens in the first step."""
+        # Here, since earlier Lightning would make the training loader for the number of steps: see ``_factor``.
+        steps = self.trainer.estimated_stepping_batches - self.trainer.global_step
+        steps *= self.trainer.accumulate_grad_batches
+        if self.compile_mode == "auto":
+            self.compiled = compile_earns_its_time(self.model, self.device, steps)
+        else:
+            self.compiled = self.compile_mode != "never"
+        mode = "default" if self.compile_mode == "auto" else self.compile_mode
+        self._compiled_network = CompiledNetwork(self.model, mode) if self.compiled else None
+
+    def on_train_end(self) -> None:
+        """Let go of the compiled network."""
+        self._compiled_network = None
 
     # ---- optimizer ------------------------------------------------------------------------------------------------
 
@@ -120,35 +193,67 @@ class BaseTask(L.LightningModule):
         Raises:
             UserError: an optimizer or schedule that cannot be imported, or arguments that the optimizer does not take.
         """
+        lr = default_lr(self.optimizer) if self.lr is None else self.lr
         groups = parameter_groups(
             self.model,
-            lr=self.lr,
+            lr=lr,
             weight_decay=self.weight_decay,
             backbone_lr=self.backbone_lr,
             decay_all=self.decay_all,
+            layer_decay=self.layer_decay,
         )
         extra = [p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("model.")]
         if extra:  # a criterion may learn too
-            groups.append({"name": "parts", "params": extra, "lr": self.lr, "weight_decay": 0.0})
-        try:
-            optimizer = import_object(self.optimizer)(
-                groups, lr=self.lr, weight_decay=self.weight_decay, **(self.optimizer_args or {})
-            )
-        except TypeError as error:
-            raise UserError(
-                f"optimizer={self.optimizer} with optimizer_args={self.optimizer_args}: {error}."
-            ) from error
+            groups.append({"name": "parts", "params": extra, "lr": lr, "weight_decay": 0.0})
+        optimizer = make_optimizer(
+            self.optimizer,
+            groups,
+            lr=lr,
+            weight_decay=self.weight_decay,
+            args=self.optimizer_args,
+            fused=self.device.type in ("cpu", "cuda") and str(self.trainer.precision) != "16-mixed",
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning does, but also for fused optimizers in bfloat16, where no scale is in the way."""
+        if str(self.trainer.precision) != "bf16-mixed" or not gradient_clip_val:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(trained, gradient_clip_val)
+        else:
+            nn.utils.clip_grad_norm_(trained, gradient_clip_val)
+
+    def _factor(self) -> Callable[[int], float]:
+        """Factor on the learning rate as a function of the step.
+
+        Raises:
+            UserError: a schedule that cannot be imported, or does not take its arguments.
+        """
         shape = import_object(self.schedule if "." in self.schedule else f"dlrecipes.optim.{self.schedule}")
+        args, lowest = self.schedule_args or {}, self.min_lr_factor
+        try:
+            shape(0.0, **args)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"schedule={self.schedule} with schedule_args={args}: {error}.") from error
 
         def factor(step: int) -> float:
             # Not asked before the first step: Lightning would make the training loader now, and then not give it the
             # position of a checkpoint that is restored later, so that a resumed epoch would begin anew.
             total = max(1, int(self.trainer.estimated_stepping_batches)) if step else 1
             done = (step - self.warmup_steps) / max(1, total - self.warmup_steps) if step else 0.0
-            return warm_up(step, self.warmup_steps) * float(shape(min(1.0, max(0.0, done))))
+            height = float(shape(min(1.0, max(0.0, done)), **args))
+            return warm_up(step, self.warmup_steps) * (lowest + (1.0 - lowest) * height)
 
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return factor
 
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from dlrecipes.contracts import DataInfo, DetectionBatch, DetectionOutput, Predi
 from dlrecipes.errors import UserError
 from dlrecipes.functional.boxes import cxcywh_to_xyxy
 from dlrecipes.models.detr import DETR, SetCriterion
-from dlrecipes.models.initialise import initialise
 from dlrecipes.ranks import gather_in_order
 from dlrecipes.tasks.base import BaseTask
 
@@ -43,6 +42,10 @@ class DetectionTask(BaseTask):
         >>> task = DetectionTask(DETR("test_resnet", pretrained_backbone=False), lr=1e-3)
     """
 
+    monitor: ClassVar[str] = "val/map"
+    monitor_mode: ClassVar[str] = "max"
+    headline: ClassVar[tuple[str, ...]] = ("map", "map_50", "map_75")
+
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -51,7 +54,7 @@ class DetectionTask(BaseTask):
         init: str | None = None,
         optimizer: str = "torch.optim.AdamW",
         optimizer_args: dict[str, Any] | None = None,
-        lr: float = 1e-4,
+        lr: float | None = 1e-4,
         backbone_lr: float | None = None,
         weight_decay: float = 1e-4,
         decay_all: bool = False,
@@ -61,6 +64,7 @@ class DetectionTask(BaseTask):
     ) -> None:
         super().__init__(
             DETR() if model is None else model,
+            init=init,
             optimizer=optimizer,
             optimizer_args=optimizer_args,
             lr=lr,
@@ -73,7 +77,6 @@ class DetectionTask(BaseTask):
         )
         if not callable(getattr(self.model, "postprocess", None)):
             raise ValueError(f"{type(self.model).__name__} has no postprocess(outputs, orig_sizes): add one")
-        self.init = init
         self.criterion = criterion if criterion is not None else self.configure_loss()
         self.val_metric, self.test_metric = self.configure_metrics(), self.configure_metrics()
         self._evaluated: list[tuple[Prediction, dict[str, Tensor]]] = []  # of this rank, in the running evaluation
@@ -115,7 +118,7 @@ class DetectionTask(BaseTask):
         )
 
     def bind(self, info: DataInfo) -> None:
-        """Also check that model and criterion mean the same by a logit, and take the weights of ``init``.
+        """Also check that model and criterion mean the same by a logit.
 
         Raises:
             UserError: a softmax head with a sigmoid loss, or the other way round.
@@ -127,10 +130,6 @@ class DetectionTask(BaseTask):
                 "the model's class head and the criterion's class loss do not fit: class_head='softmax' goes with "
                 "class_loss='ce', class_head='sigmoid' with 'focal' or 'varifocal'"
             )
-        if self.init is not None:
-            report = initialise(self.model, self.init, classes=info.classes)
-            if self._trainer is None or self._trainer.is_global_zero:
-                print(report)
 
     # ---- steps ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,92 @@
+"""Image classification: one label an image, or several."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from dlrecipes.contracts import DataInfo, ImageBatch
+from dlrecipes.errors import UserError
+from dlrecipes.tasks.images import ImageTask
+from dlrecipes.tasks.metrics import classification_metrics, multilabel_metrics
+
+__all__ = ["ClassificationTask"]
+
+
+class ClassificationTask(ImageTask):
+    """Train a classifier; the data says whether an image has one label (softmax) or several (a sigmoid each).
+
+    Logs ``accuracy``, ``balanced_accuracy``, ``f1``, ``auprc``, ``ece``, ``nll`` and ``recall_class/NAME``, with
+    several labels ``map``, ``f1``, ``subset_accuracy`` and ``ap_class/NAME``. Macro-F1, which both kinds have and a
+    long tail cannot hide in, chooses the best checkpoint.
+
+    Arguments: see ``ImageTask``. The default loss is ``dlrecipes.losses.CrossEntropyLoss``, with several labels
+    ``BCELoss``.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+        >>> task = ClassificationTask(network, nn.CrossEntropyLoss(label_smoothing=0.1), optimizer="sgd", lr=0.05)
+    """
+
+    monitor: ClassVar[str] = "val/f1"
+    monitor_mode: ClassVar[str] = "max"
+    headline: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "map",
+        "balanced_accuracy",
+        "f1",
+        "subset_accuracy",
+        "auprc",
+        "ece",
+        "nll",
+    )
+
+    def configure_loss(self, info: DataInfo) -> nn.Module:
+        """Cross entropy over softmax, or over a sigmoid each."""
+        from dlrecipes.losses import BCELoss, CrossEntropyLoss
+
+        return BCELoss() if info.task == "multilabel" else CrossEntropyLoss()
+
+    def configure_metrics(self, info: DataInfo) -> MetricCollection:
+        """Those of the class's description."""
+        return (multilabel_metrics if info.task == "multilabel" else classification_metrics)(info.classes)
+
+    def bind(self, info: DataInfo) -> None:
+        """Also refuse data of another kind.
+
+        Raises:
+            UserError: no classes.
+        """
+        if info.task not in ("classification", "multilabel") or not info.classes:
+            raise UserError(
+                f"ClassificationTask needs data with classes, and this is for {info.task} with {len(info.classes)} "
+                f"classes: take dlrecipes.tasks.RegressionTask for numbers and DetectionTask for boxes"
+            )
+        super().bind(info)
+
+    def targets_for_loss(self, targets: Tensor) -> Tensor:
+        """Labels as they are; 0 and 1 of several labels as float."""
+        return targets.float() if targets.dim() == 2 else targets
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Probabilities: softmax, or a sigmoid each with several labels."""
+        logits = outputs.float()
+        return logits.sigmoid() if self._multilabel else logits.softmax(1)
+
+    @property
+    def _multilabel(self) -> bool:
+        return self.info is not None and self.info.task == "multilabel"
+
+    def targets_for_metrics(self, targets: Tensor) -> Tensor:
+        """int64 labels: [B], or [B, C] with several."""
+        if self._multilabel:
+            return targets.long()
+        return targets.argmax(1) if targets.dim() == 2 else targets
+
+    def log_training(self, outputs: Tensor, batch: ImageBatch) -> None:
+        """``train/accuracy`` where each image has its one label, unmixed."""
+        if batch["targets"].dim() == 1:
+            accuracy = (outputs.argmax(1) == batch["targets"]).float().mean()
+            self.log("train/accuracy", accuracy, on_step=False, on_epoch=True, batch_size=len(outputs))

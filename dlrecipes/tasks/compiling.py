@@ -1,0 +1,66 @@
+"""When to compile a network for training, and its compiled form beside the network itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["COMPILE_MODES", "CompiledNetwork", "compile_earns_its_time"]
+
+COMPILE_MODES = ("auto", "never", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+# Fewer steps than these are over sooner without compiling.
+MIN_STEPS = 3000
+
+
+class CompiledNetwork:
+    """A network's compiled form for training batches of one size. Other sizes run as they are, without recompiling.
+
+    It is no ``nn.Module``, so that a task may keep it without a second set of names in its ``state_dict``. Weights are
+    the network's own: what changes them in place, such as weight averaging, changes both.
+
+    Args:
+        network: called with tensors, batch first.
+        mode: of ``torch.compile``.
+
+    Example:
+        >>> net = CompiledNetwork(nn.Linear(2, 1), mode="default")  # compiles at its first call
+    """
+
+    def __init__(self, network: nn.Module, mode: str) -> None:
+        self._network = network
+        self._compiled: Any = torch.compile(network, dynamic=False, mode=mode)
+        self._graphs = mode in ("reduce-overhead", "max-autotune")
+        self._batch_size: int | None = None
+
+    def __call__(self, batch: Tensor, *others: Any) -> Any:
+        if self._batch_size is None:
+            self._batch_size = len(batch)
+        if len(batch) != self._batch_size:
+            return self._network(batch, *others)
+        if self._graphs:  # a CUDA graph writes its outputs over those of the step before
+            torch.compiler.cudagraph_mark_step_begin()
+        return self._compiled(batch, *others)
+
+
+def compile_earns_its_time(network: nn.Module, device: torch.device, steps: float) -> bool:
+    """Whether to compile where the user did not say: on CUDA, a network whose class says so, for long enough.
+
+    Args:
+        network: its class may have ``compile_pays = True``, which is for models that were measured.
+        device: of the training.
+        steps: batches still to come.
+    """
+    pays = getattr(type(network), "compile_pays", False) is True
+    return pays and device.type == "cuda" and steps >= MIN_STEPS and _can_compile()
+
+
+def _can_compile() -> bool:
+    """Triton and a C compiler are there, which the default backend needs on CUDA."""
+    compilers = filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))
+    return find_spec("triton") is not None and any(shutil.which(name) for name in compilers)

@@ -1,0 +1,204 @@
+"""Tasks on whole images: a network, any loss, any metrics; one number or a row of them for each image."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from dlrecipes.contracts import DataInfo, ImageBatch, ImageOutput
+from dlrecipes.errors import UserError
+from dlrecipes.tasks.base import BaseTask
+
+__all__ = ["ImageTask"]
+
+
+class ImageTask(BaseTask):
+    """Base of classification and regression on ``ImageBatch``es. A task of your own overrides what it changes:
+
+    ``configure_loss`` (the loss where none is given), ``configure_metrics``, ``outputs_for_loss``,
+    ``targets_for_loss``, ``targets_for_metrics``, ``predictions``, ``step``.
+
+    Args:
+        model: float [B, 3, S, S] → [B, num_outputs]; told the number by ``bind(info)``, if it has that.
+        loss: any ``nn.Module`` called as ``loss(outputs, targets)`` → scalar, with ``sample_weight=`` for batches that
+            have weights. Default: ``configure_loss()``.
+        init, optimizer, optimizer_args, lr, backbone_lr, weight_decay, decay_all, layer_decay, schedule, schedule_args,
+            min_lr_factor, warmup_steps, channels_last, compile_mode: as in ``BaseTask``.
+    """
+
+    val_metrics: MetricCollection
+    test_metrics: MetricCollection
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module | None = None,
+        *,
+        init: str | None = None,
+        optimizer: str = "adamw",
+        optimizer_args: dict[str, Any] | None = None,
+        lr: float | None = None,
+        backbone_lr: float | None = None,
+        weight_decay: float = 0.05,
+        decay_all: bool = False,
+        layer_decay: float | None = None,
+        schedule: str = "cosine",
+        schedule_args: dict[str, Any] | None = None,
+        min_lr_factor: float = 0.0,
+        warmup_steps: int = 0,
+        channels_last: bool = False,
+        compile_mode: str = "auto",
+    ) -> None:
+        super().__init__(
+            model,
+            init=init,
+            optimizer=optimizer,
+            optimizer_args=optimizer_args,
+            lr=lr,
+            backbone_lr=backbone_lr,
+            weight_decay=weight_decay,
+            decay_all=decay_all,
+            layer_decay=layer_decay,
+            schedule=schedule,
+            schedule_args=schedule_args,
+            min_lr_factor=min_lr_factor,
+            warmup_steps=warmup_steps,
+            channels_last=channels_last,
+            compile_mode=compile_mode,
+        )
+        self.loss = loss
+
+    # ---- hooks ----------------------------------------------------------------------------------------------------
+
+    def configure_loss(self, info: DataInfo) -> nn.Module:
+        """The loss where none is given."""
+        raise NotImplementedError
+
+    def configure_metrics(self, info: DataInfo) -> MetricCollection:
+        """Metrics with ``update(predictions, targets)``: what ``predictions`` and ``targets_for_metrics`` give.
+
+        What ``compute`` returns is logged under its names, numbers and dicts of numbers.
+        """
+        raise NotImplementedError
+
+    def outputs_for_loss(self, outputs: Tensor) -> Tensor:
+        """The network's outputs as the loss wants them."""
+        return outputs
+
+    def targets_for_loss(self, targets: Tensor) -> Tensor:
+        """The batch's targets as the loss wants them."""
+        return targets
+
+    def targets_for_metrics(self, targets: Tensor) -> Tensor:
+        """The batch's targets as the metrics want them."""
+        return targets
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """The network's outputs as float32 probabilities, or values in the data's own units."""
+        raise NotImplementedError
+
+    def bind(self, info: DataInfo) -> None:
+        """Also make the loss and the metrics.
+
+        Raises:
+            UserError: data for another kind of task.
+        """
+        if self.loss is None:
+            self.loss = self.configure_loss(info)
+        super().bind(info)
+        self.val_metrics, self.test_metrics = self.configure_metrics(info), self.configure_metrics(info)
+
+    # ---- steps ----------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 images [B, 3, S, S], or float ones in 0..255, to the network's outputs [B, num_outputs]."""
+        outputs: Tensor = self.network(self.normalise(images))
+        return outputs
+
+    def step(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        """Outputs and the loss to minimise."""
+        outputs = self(batch["images"])
+        self._check_outputs(outputs, batch["images"])
+        targets = self.targets_for_loss(batch["targets"])
+        loss = self._call_loss(self.outputs_for_loss(outputs), targets, batch.get("weights"))
+        if loss.dim():
+            raise UserError(
+                f"{type(self.loss).__name__} gives a loss of shape {tuple(loss.shape)} instead of one number: "
+                f"set its reduction to 'mean'"
+            )
+        return outputs, loss
+
+    def _call_loss(self, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        if self.loss is None:
+            raise UserError("the loss is made when the task meets its data: fit it, or call task.configure_model()")
+        loss: Tensor
+        if weights is None:
+            loss = self.loss(outputs, targets)
+        elif "sample_weight" in inspect.signature(self.loss.forward).parameters:
+            loss = self.loss(outputs, targets, sample_weight=weights)
+        else:
+            raise UserError(
+                f"the data has sample weights, and {type(self.loss).__name__}.forward takes no sample_weight: "
+                f"add that argument, or take another loss"
+            )
+        return loss
+
+    def _check_outputs(self, outputs: Tensor, images: Tensor) -> None:
+        """One sentence instead of an index error on the device; shapes are known without waiting for it."""
+        if self.info is None:
+            return
+        wanted = (len(images), self.info.num_outputs)
+        if tuple(outputs.shape) != wanted:
+            raise UserError(
+                f"{type(self.model).__name__} gives outputs of shape {tuple(outputs.shape)} where the data needs "
+                f"{wanted} (images, {'numbers' if self.info.task == 'regression' else 'classes'}): change its last "
+                f"layer, or give it a method bind(info) that does so"
+            )
+
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        """One step; logs ``train/loss``."""
+        outputs, loss = self.step(batch)
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(outputs))
+        self.log_training(outputs.detach(), batch)
+        return {"loss": loss}
+
+    def log_training(self, outputs: Tensor, batch: ImageBatch) -> None:
+        """Log more of a training step; must not wait for the device."""
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int) -> ImageOutput:
+        """Loss and outputs of one validation batch."""
+        return self._evaluate(batch, "val", self.val_metrics)
+
+    def test_step(self, batch: ImageBatch, batch_idx: int) -> ImageOutput:
+        """Loss and outputs of one test batch."""
+        return self._evaluate(batch, "test", self.test_metrics)
+
+    def predict_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
+        """float32 probabilities [B, C], or values [B, T] in the data's own units."""
+        return self.predictions(self(batch["images"]))
+
+    # ---- evaluation -----------------------------------------------------------------------------------------------
+
+    def _evaluate(self, batch: ImageBatch, stage: str, metrics: MetricCollection) -> ImageOutput:
+        outputs, loss = self.step(batch)
+        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(outputs), sync_dist=True)
+        found = self.predictions(outputs)
+        metrics.update(found, self.targets_for_metrics(batch["targets"]))
+        return {"loss": loss, "outputs": found}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation split."""
+        self._log_metrics("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test split."""
+        self._log_metrics("test", self.test_metrics)
+
+    def _log_metrics(self, stage: str, metrics: MetricCollection) -> None:
+        values = metrics.compute()
+        metrics.reset()
+        # every rank has computed the same numbers: nothing to reduce
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=False)
