@@ -19,51 +19,85 @@ from rich.console import Console
 from rich.progress import track
 
 from dlrecipes.data.geometry import longest_side, resize
+from dlrecipes.data.image_resize import resize_shorter, shorter_to
+from dlrecipes.data.image_source import ImageFiles
 from dlrecipes.data.images import read_image
 from dlrecipes.data.probe import cache_folder
 from dlrecipes.data.records import DetectionRecord
 from dlrecipes.errors import UserError
 
-__all__ = ["ImageCache"]
+__all__ = ["ImageCache", "RecordImages"]
 
 _MAGIC = b"DLRIMG1\n"
 _NO_BOXES = np.zeros((0, 4))
 _SAMPLED = 512  # pictures of which a row goes into the checksum
 
 
+class RecordImages:
+    """The image files of detection records as `ImageFiles`."""
+
+    def __init__(self, records: Sequence[DetectionRecord]) -> None:
+        self._files = [(record.path, (record.height, record.width)) for record in records]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def name(self, index: int) -> str:
+        return self._files[index][0]
+
+    def stamp(self, index: int) -> tuple[int, int]:
+        status = os.stat(self._files[index][0])
+        return status.st_size, status.st_mtime_ns
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return read_image(self._files[index][0])
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self._files[index][1]
+
+
 class ImageCache:
-    """Pictures of a list of records, decoded once, scaled down so that their longer side is at most ``max_side``.
+    """Decoded pictures, scaled down so that their longer side is at most ``max_side`` or their shorter ``min_side``.
 
     By size: up to ``memory_bytes`` they stay in memory; above, in a file below ``$DLRECIPES_CACHE`` (otherwise
     ``~/.cache/dlrecipes``) that all workers and ranks map and later runs find again; above ``limit_bytes`` or half of
     the disk's free space they are decoded each time. ``note`` says which.
 
-    The file's name is a hash of each picture's path, size and time of change and of ``max_side``; it is written under a
+    The file's name is a hash of each picture's name, size and time of change and of the side; it is written under a
     lock, by one process while others wait, and renamed when complete. A damaged one is written anew. Files that were
     not used longest are removed when all together exceed ``limit_bytes``.
 
     Args:
-        records: with the sizes of the image files (as after the audit).
-        max_side: in pixels; None: full resolution.
+        images: where pictures come from.
+        max_side: the longer side in pixels, at most (detection); None: not limited.
+        min_side: the shorter side in pixels, at most (whole images); None: not limited.
+        sizes: int64 [n, 2], (height, width) of each decoded picture; None: ``images`` is asked.
         memory_bytes, limit_bytes: see above.
         show_progress: a bar on stderr while decoding, if that is a terminal.
     """
 
     def __init__(
         self,
-        records: Sequence[DetectionRecord],
-        max_side: int | None,
+        images: ImageFiles,
+        max_side: int | None = None,
         *,
+        min_side: int | None = None,
+        sizes: NDArray[np.int64] | None = None,
         memory_bytes: int = 128 * 2**20,
         limit_bytes: int = 8 * 2**30,
         show_progress: bool = True,
     ) -> None:
-        if max_side is not None and max_side < 1:
-            raise ValueError(f"max_side must be at least 1, got {max_side}")
+        for name, side in (("max_side", max_side), ("min_side", min_side)):
+            if side is not None and side < 1:
+                raise ValueError(f"{name} must be at least 1, got {side}")
+        if max_side is not None and min_side is not None:
+            raise ValueError(f"max_side {max_side} and min_side {min_side} cannot both be given")
+        self.images = images
         self.max_side = max_side
-        self.paths = [record.path for record in records]
-        self._sizes = [(record.height, record.width) for record in records]
+        self.min_side = min_side
+        self._sizes = self._known(sizes)
         self.shapes = [self._target(size) for size in self._sizes]
+        self._one_shape = len(set(self.shapes)) == 1
         self._offsets = np.cumsum([0, *(height * width * 3 for height, width in self.shapes)])
         self.total_bytes = int(self._offsets[-1])
         self._limit = limit_bytes
@@ -73,7 +107,7 @@ class ImageCache:
         self.note = self._choose(memory_bytes)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         """uint8 [H, W, 3], RGB, read-only.
@@ -81,17 +115,33 @@ class ImageCache:
         Raises:
             UserError: if the file changed or vanished since the audit.
         """
-        if self._pixels is None and self._file is not None:  # in a worker that was not forked
-            self._pixels = self._map(self._file)
-        if self._pixels is None:
-            return self._decode(index)
-        return self._view(self._pixels, index)
+        pixels = self._kept()
+        return self._decode(index) if pixels is None else self._view(pixels, index)
+
+    @property
+    def dense(self) -> NDArray[np.uint8] | None:
+        """uint8 [n, H, W, 3], read-only; None where shapes differ or pictures are decoded each time."""
+        pixels = self._kept() if self._one_shape else None
+        return None if pixels is None else pixels.reshape(len(self), *self.shapes[0], 3).view(np.ndarray)
 
     def __getstate__(self) -> dict[str, object]:
         """Without a mapped file's pixels: they would be copied to each worker."""
         return {**self.__dict__, "_pixels": None} if self._file is not None else self.__dict__
 
+    def _kept(self) -> NDArray[np.uint8] | None:
+        if self._pixels is None and self._file is not None:  # in a worker that was not forked
+            self._pixels = self._map(self._file)
+        return self._pixels
+
+    def _known(self, sizes: NDArray[np.int64] | None) -> list[tuple[int, int]]:
+        if sizes is not None:
+            return [(height, width) for height, width in sizes.tolist()]
+        found = (self.images.size(index) or self.images.read(index).shape for index in range(len(self)))
+        return [(size[0], size[1]) for size in found]
+
     def _target(self, size: tuple[int, int]) -> tuple[int, int]:
+        if self.min_side is not None:
+            return size if min(size) <= self.min_side else shorter_to(size, self.min_side)
         return size if self.max_side is None or max(size) <= self.max_side else longest_side(size, self.max_side)
 
     def _choose(self, memory_bytes: int) -> str:
@@ -133,11 +183,12 @@ class ImageCache:
         return f"{amount} are kept in {file}."
 
     def _key(self) -> str:
-        stamps = []
-        for path, shape in zip(self.paths, self.shapes, strict=True):
-            status = os.stat(path)
-            stamps.append((os.path.abspath(path), status.st_size, status.st_mtime_ns, shape))
-        return hashlib.sha256(json.dumps([self.max_side, stamps]).encode()).hexdigest()[:32]
+        stamps = [
+            (os.path.abspath(self.images.name(index)), *self.images.stamp(index), shape)
+            for index, shape in enumerate(self.shapes)
+        ]
+        side = self.max_side if self.min_side is None else f"shorter {self.min_side}"
+        return hashlib.sha256(json.dumps([side, stamps]).encode()).hexdigest()[:32]
 
     def _write(self, file: Path) -> None:
         partial = file.with_suffix(".partial")
@@ -192,13 +243,15 @@ class ImageCache:
                 pass
 
     def _decode(self, index: int) -> NDArray[np.uint8]:
-        image = read_image(self.paths[index])
+        image = self.images.read(index)
         if image.shape[:2] != self._sizes[index]:
             height, width = self._sizes[index]
             raise UserError(
-                f"{self.paths[index]} is {image.shape[1]}x{image.shape[0]} now, but was {width}x{height} when the data "
-                "was checked: do not change pictures during a run."
+                f"{self.images.name(index)} is {image.shape[1]}x{image.shape[0]} now, but was {width}x{height} when "
+                "the data was checked: do not change pictures during a run."
             )
+        if self.min_side is not None:
+            return image if image.shape[:2] == self.shapes[index] else resize_shorter(image, self.min_side)
         return resize(image, _NO_BOXES, *self.shapes[index])[0]
 
     def _prune(self, folder: Path) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from dlrecipes.contracts import DataInfo
 from dlrecipes.data.audit import audit
 from dlrecipes.data.audit_report import AuditReport
-from dlrecipes.data.cache import ImageCache
+from dlrecipes.data.cache import ImageCache, RecordImages
 from dlrecipes.data.collate import collate_detection
 from dlrecipes.data.dataset import RecordDataset, SceneDataset
 from dlrecipes.data.discover import read_detection
@@ -257,7 +257,8 @@ class DetectionData(L.LightningDataModule):
             return
         split = {"train": self.train_split, "val": self.val_split, "test": self.test_split}[role]
         records = self.records(split)
-        cache = ImageCache(records, getattr(transform, "cache_side", None), limit_bytes=int(self.cache_gb * 2**30))
+        side = getattr(transform, "cache_side", None)
+        cache = ImageCache(RecordImages(records), side, limit_bytes=int(self.cache_gb * 2**30))
         self._notes.append(f"{split}: {cache.note}")
         self._datasets[role] = RecordDataset(records, cache, transform, seed=self.seed, drop_crowd=training)
 

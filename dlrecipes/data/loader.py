@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from dlrecipes.data.sampler import EpochSampler
 from dlrecipes.errors import UserError
 
-__all__ = ["ResumableDataLoader", "make_loader"]
+__all__ = ["ResumableDataLoader", "leaves_out_rest", "make_loader"]
+
+_MANY = 20  # batches of an epoch of which one more or less makes no difference
 
 
 class ResumableDataLoader(DataLoader[Any]):
@@ -88,6 +90,7 @@ def make_loader(
     num_workers: int = 0,
     collate_fn: Callable[[list[Any]], Any] | None = None,
     pin_memory: bool | None = None,
+    drop_last: bool = False,
 ) -> ResumableDataLoader:
     """A loader whose samples are asked for as ``dataset[epoch, index]``.
 
@@ -98,6 +101,7 @@ def make_loader(
         num_workers: processes that prepare batches; they stay alive between epochs.
         collate_fn: list of samples -> batch.
         pin_memory: None = where a CUDA device is found.
+        drop_last: leave a smaller last batch out; see `leaves_out_rest`.
 
     Raises:
         ValueError: ``batch_size`` < 1 or ``num_workers`` < 0.
@@ -113,12 +117,32 @@ def make_loader(
         num_workers=num_workers,
         collate_fn=collate_fn,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        drop_last=drop_last,
         persistent_workers=num_workers > 0,
         worker_init_fn=_set_up_worker if num_workers > 0 else None,
         # Its own generator: a pass draws a number for the workers' seeds, which would otherwise come from the global
         # stream that dropout uses, one draw more after each resume.
         generator=torch.Generator().manual_seed(sampler.seed),
     )
+
+
+def leaves_out_rest(samples: int, batch_size: int) -> bool:
+    """Whether training should leave out an epoch's last batch because it is smaller than the others.
+
+    Yes after 20 full batches, where a step with a noisier gradient and another shape (recompiled, slower) brings
+    nothing: other samples are left out in each epoch. Not before, where each sample matters; but one sample alone is
+    left out even then, because batch norm has no variance of it. A batch size of 1 is the user's own choice.
+
+    Args:
+        samples: of one rank in an epoch.
+        batch_size: of that rank.
+
+    Example:
+        >>> leaves_out_rest(20 * 64 + 30, 64), leaves_out_rest(2 * 64 + 30, 64), leaves_out_rest(2 * 64 + 1, 64)
+        (True, False, True)
+    """
+    full, rest = divmod(samples, batch_size)
+    return rest > 0 and (full >= _MANY or (rest == 1 and full > 0))
 
 
 def _set_up_worker(worker: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlrecipes.data import cache as cache_module
-from dlrecipes.data.cache import ImageCache
+from dlrecipes.data.cache import ImageCache, RecordImages
 from dlrecipes.data.records import make_record
 from dlrecipes.errors import UserError
 
@@ -59,7 +59,7 @@ def check(cache, images):
 )
 def test_where_pictures_are_kept(pictures, decoded, options, says, decodings):
     images, records = pictures
-    cache = ImageCache(records, None, **options)
+    cache = ImageCache(RecordImages(records), None, **options)
     assert len(cache) == 4
     check(cache, images)
     check(cache, images[:2])
@@ -70,7 +70,7 @@ def test_where_pictures_are_kept(pictures, decoded, options, says, decodings):
 
 def test_pictures_are_scaled_down_only(pictures):
     images, records = pictures
-    cache = ImageCache(records, 64)
+    cache = ImageCache(RecordImages(records), 64)
     assert [cache[i].shape[:2] for i in range(4)] == [(40, 30), (51, 64), (3, 64), (33, 31)]
     assert np.array_equal(cache[0], images[0])
     assert np.array_equal(cache[1], cv2.resize(images[1], (64, 51), interpolation=cv2.INTER_AREA))
@@ -78,8 +78,8 @@ def test_pictures_are_scaled_down_only(pictures):
 
 def test_second_run_finds_the_file(pictures, decoded, folder):
     images, records = pictures
-    ImageCache(records, None, memory_bytes=0)
-    check(ImageCache(records, None, memory_bytes=0), images)
+    ImageCache(RecordImages(records), None, memory_bytes=0)
+    check(ImageCache(RecordImages(records), None, memory_bytes=0), images)
     assert decoded.call_count == 4
     assert len(list(folder.glob("*.bin"))) == 1
     assert not list(folder.glob("*.partial"))
@@ -87,10 +87,10 @@ def test_second_run_finds_the_file(pictures, decoded, folder):
 
 def test_another_size_or_a_changed_picture_is_another_file(pictures, decoded, folder):
     images, records = pictures
-    ImageCache(records, None, memory_bytes=0)
-    ImageCache(records, 50, memory_bytes=0)
+    ImageCache(RecordImages(records), None, memory_bytes=0)
+    ImageCache(RecordImages(records), 50, memory_bytes=0)
     os.utime(records[0].path, (1, 1))
-    check(ImageCache(records, None, memory_bytes=0), images)
+    check(ImageCache(RecordImages(records), None, memory_bytes=0), images)
     assert decoded.call_count == 12
     assert len(list(folder.glob("*.bin"))) == 3
 
@@ -112,25 +112,25 @@ def overwrite_end(file):
 @pytest.mark.parametrize("damage", [cut_off, overwrite_middle, overwrite_end])
 def test_a_damaged_file_is_written_anew(pictures, decoded, folder, damage):
     images, records = pictures
-    ImageCache(records, None, memory_bytes=0)
+    ImageCache(RecordImages(records), None, memory_bytes=0)
     damage(next(folder.glob("*.bin")))
-    check(ImageCache(records, None, memory_bytes=0), images)
+    check(ImageCache(RecordImages(records), None, memory_bytes=0), images)
     assert decoded.call_count == 8
 
 
 def test_a_crash_while_writing_leaves_no_file(pictures, folder):
     images, records = pictures
     with patch.object(cache_module, "read_image", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
-        ImageCache(records, None, memory_bytes=0)
+        ImageCache(RecordImages(records), None, memory_bytes=0)
     assert not list(folder.glob("*.bin"))
     assert not list(folder.glob("*.partial"))
-    check(ImageCache(records, None, memory_bytes=0), images)
+    check(ImageCache(RecordImages(records), None, memory_bytes=0), images)
 
 
 def test_of_many_at_once_one_decodes(pictures, decoded):
     images, records = pictures
     with ThreadPoolExecutor(4) as pool:
-        caches = list(pool.map(lambda _: ImageCache(records, None, memory_bytes=0), range(4)))
+        caches = list(pool.map(lambda _: ImageCache(RecordImages(records), None, memory_bytes=0), range(4)))
     for cache in caches:
         check(cache, images)
     assert decoded.call_count == 4
@@ -138,11 +138,11 @@ def test_of_many_at_once_one_decodes(pictures, decoded):
 
 def test_sent_to_a_worker_without_its_pixels(pictures, decoded):
     images, records = pictures
-    cache = ImageCache(records, None, memory_bytes=0)
+    cache = ImageCache(RecordImages(records), None, memory_bytes=0)
     sent = pickle.dumps(cache)
     assert len(sent) < cache.total_bytes / 4
     check(pickle.loads(sent), images)
-    check(pickle.loads(pickle.dumps(ImageCache(records, None))), images)
+    check(pickle.loads(pickle.dumps(ImageCache(RecordImages(records), None))), images)
     assert decoded.call_count == 8
 
 
@@ -150,7 +150,7 @@ def test_folder_that_cannot_be_written(pictures, tmp_path, monkeypatch):
     images, records = pictures
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DLRECIPES_CACHE", str(tmp_path / "file"))
-    cache = ImageCache(records, None, memory_bytes=0)
+    cache = ImageCache(RecordImages(records), None, memory_bytes=0)
     assert "cannot be kept in" in cache.note
     check(cache, images)
 
@@ -158,7 +158,7 @@ def test_folder_that_cannot_be_written(pictures, tmp_path, monkeypatch):
 def test_too_little_space(pictures, folder):
     images, records = pictures
     with patch.object(cache_module.shutil, "disk_usage", return_value=SimpleNamespace(free=9)):
-        cache = ImageCache(records, None, memory_bytes=0)
+        cache = ImageCache(RecordImages(records), None, memory_bytes=0)
     assert "more than half of the 0 MB that are free" in cache.note
     check(cache, images)
     assert not list(folder.glob("*.bin"))
@@ -166,10 +166,10 @@ def test_too_little_space(pictures, folder):
 
 def test_files_unused_longest_are_removed(pictures, folder):
     images, records = pictures
-    ImageCache(records[:1], None, memory_bytes=0)
+    ImageCache(RecordImages(records[:1]), None, memory_bytes=0)
     old = next(folder.glob("*.bin"))
     os.utime(old, (1, 1))
-    second = ImageCache(records[1:], None, memory_bytes=0, limit_bytes=25_000)
+    second = ImageCache(RecordImages(records[1:]), None, memory_bytes=0, limit_bytes=25_000)
     assert not old.exists()
     check(second, images[1:])
 
@@ -178,13 +178,13 @@ def test_a_picture_that_changed_its_size_is_refused(pictures):
     _, records = pictures
     cv2.imwrite(records[2].path, np.zeros((5, 5, 3), np.uint8))
     with pytest.raises(UserError, match=r"2\.png is 5x5 now, but was 200x9 when the data was checked"):
-        ImageCache(records, None)
+        ImageCache(RecordImages(records), None)
 
 
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="max_side must be at least 1, got 0"):
-        ImageCache([], 0)
+        ImageCache(RecordImages([]), 0)
 
 
 def test_no_pictures():
-    assert len(ImageCache([], None)) == 0
+    assert len(ImageCache(RecordImages([]), None)) == 0
