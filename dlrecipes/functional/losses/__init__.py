@@ -7,6 +7,14 @@ from dlrecipes.functional.losses.binary import (
     varifocal_loss,
 )
 from dlrecipes.functional.losses.boxes import ciou_loss, diou_loss, giou_loss, iou_loss
+from dlrecipes.functional.losses.classification import cross_entropy, focal_loss, poly1_loss
+from dlrecipes.functional.losses.longtail import logit_adjusted_cross_entropy
+from dlrecipes.functional.losses.noisy import (
+    bi_tempered_loss,
+    generalized_cross_entropy,
+    symmetric_cross_entropy,
+    tempered_log_softmax,
+)
 from dlrecipes.functional.losses.regression import (
     huber_loss,
     l1_loss,
@@ -19,10 +27,14 @@ from dlrecipes.functional.losses.uncertainty import gaussian_nll_loss, laplace_n
 
 __all__ = [
     "asymmetric_loss",
+    "bi_tempered_loss",
     "binary_cross_entropy",
     "ciou_loss",
+    "cross_entropy",
     "diou_loss",
+    "focal_loss",
     "gaussian_nll_loss",
+    "generalized_cross_entropy",
     "giou_loss",
     "huber_loss",
     "iou_loss",
@@ -30,9 +42,13 @@ __all__ = [
     "l2_loss",
     "laplace_nll_loss",
     "log_cosh_loss",
+    "logit_adjusted_cross_entropy",
+    "poly1_loss",
     "quantile_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
+    "symmetric_cross_entropy",
+    "tempered_log_softmax",
     "tukey_loss",
     "varifocal_loss",
 ]

@@ -6,16 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlrecipes.functional.losses.classes import as_distribution
 from dlrecipes.functional.losses.reduce import check_same_shape, reduce_loss, safe_pow, upcast
 
 __all__ = ["asymmetric_loss", "binary_cross_entropy", "sigmoid_focal_loss", "varifocal_loss"]
 
 
 def _prepare(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Both in the dtype to compute in; smoothed targets."""
+    """Both in the dtype to compute in; labels as one yes among no's; smoothed targets."""
+    logits, targets = upcast(logits), targets.detach()
+    if targets.dtype == torch.int64 and logits.dim() == 2 and targets.shape == logits.shape[:1]:
+        targets = as_distribution(logits, targets)
     check_same_shape(logits, targets, ("logits", "targets"))
-    logits = upcast(logits)
-    targets = targets.detach().to(logits.dtype)
+    targets = targets.to(logits.dtype)
     if label_smoothing:
         targets = targets * (1 - label_smoothing) + label_smoothing / 2
     return logits, targets
@@ -38,7 +41,8 @@ def binary_cross_entropy(
 
     Args:
         logits: float, any shape [B, ...]; computed in float32 or wider.
-        targets: same shape, in 0..1 (or bool). No gradient flows into it.
+        targets: same shape, in 0..1 (or bool), or int64 labels [B] of logits [B, C]: yes to one class, no to the others
+            (Wightman et al., 2021, arXiv:2110.00476, train ImageNet so). No gradient flows into it.
         pos_weight: float [C], C = the last axis of ``logits``: what a positive of each class weighs against a negative.
         label_smoothing: ε in 0..1; targets become :math:`y (1 - ε) + ε / 2`.
         sample_weight: float [B] or ``logits``'s shape.
@@ -83,7 +87,8 @@ def sigmoid_focal_loss(
 
     Args:
         logits: float, any shape [B, ...]; computed in float32 or wider.
-        targets: same shape, in 0..1; between 0 and 1 the two terms are mixed. No gradient flows into it.
+        targets: same shape, in 0..1, the two terms mixed in between, or int64 labels [B] of logits [B, C]. No gradient
+            flows into it.
         alpha: weight of positives, 1 - alpha that of negatives; None: both weigh 1.
         gamma: how fast easy elements fade, >= 0; 0 is binary cross entropy.
         sample_weight: float [B] or ``logits``'s shape.
@@ -125,7 +130,8 @@ def asymmetric_loss(
 
     Args:
         logits: float, any shape [B, ...]; computed in float32 or wider.
-        targets: same shape, in 0..1; between 0 and 1 the two terms are mixed. No gradient flows into it.
+        targets: same shape, in 0..1, the two terms mixed in between, or int64 labels [B] of logits [B, C]. No gradient
+            flows into it.
         gamma_pos: how fast easy positives fade, >= 0.
         gamma_neg: how fast easy negatives fade, >= 0.
         clip: m, in 0..1: a negative with p below it costs nothing. All three 0: binary cross entropy.

@@ -1,0 +1,101 @@
+"""What the losses over exclusive classes share: hard and soft targets, ignored elements, weights of classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dlrecipes.functional.losses.reduce import reduce_loss, upcast
+
+__all__ = ["as_distribution", "class_mass", "prepare_class_weight", "prepare_classes", "reduce_classes"]
+
+# In all of them the classes are axis 1 of the logits, [B, C, ...], as in torch.
+
+
+def prepare_classes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits in float32 or wider; targets as int64 labels [B, ...], or as probabilities of the logits' shape and dtype.
+
+    Raises:
+        ValueError: logits without an axis of classes, or targets that do not fit them.
+    """
+    if logits.dim() < 2:
+        raise ValueError(f"logits has shape {list(logits.shape)}: [batch, classes, ...] is needed")
+    logits = upcast(logits)
+    labels_shape = logits.shape[:1] + logits.shape[2:]
+    if targets.is_floating_point():
+        if targets.shape == logits.shape:
+            return logits, targets.detach().to(logits.dtype)
+    elif targets.shape == labels_shape:
+        return logits, targets.long()
+    raise ValueError(
+        f"targets has shape {list(targets.shape)} and dtype {targets.dtype}: logits of shape {list(logits.shape)} need "
+        f"int64 labels of shape {list(labels_shape)}, or probabilities in floating point of the logits' shape"
+    )
+
+
+def prepare_class_weight(weight: Tensor | None, logits: Tensor) -> Tensor | None:
+    """Class weights with the logits' dtype and device.
+
+    Raises:
+        ValueError: not one weight a class.
+    """
+    if weight is None:
+        return None
+    if weight.shape != logits.shape[1:2]:
+        raise ValueError(f"weight has shape {list(weight.shape)}: give one weight a class, {list(logits.shape[1:2])}")
+    return weight.to(logits)
+
+
+def class_mass(logits: Tensor, targets: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor | None:
+    """What each element counts in the mean's divisor: its class's weight, 0 if ignored; None: all the same.
+
+    A soft target counts the average of the weights under it, so that one-hot probabilities count what their label does.
+    """
+    if targets.is_floating_point():
+        return None if weight is None else torch.tensordot(targets, weight, dims=([1], [0]))
+    known = targets != ignore_index
+    return known.to(logits.dtype) if weight is None else known * weight[torch.where(known, targets, 0)]
+
+
+def as_distribution(
+    logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, ignore_index: int = -100
+) -> Tensor:
+    """Targets as probabilities of the logits' shape, smoothed; zeros where ignored."""
+    known: Tensor | float = 1.0
+    if not targets.is_floating_point():
+        mask = (targets != ignore_index).unsqueeze(1)
+        known = mask.to(logits.dtype)
+        index = torch.where(mask, targets.unsqueeze(1), 0)
+        targets = torch.zeros_like(logits).scatter(1, index, known)
+    return targets * (1 - label_smoothing) + known * (label_smoothing / max(logits.shape[1], 1))
+
+
+def reduce_classes(
+    costs: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    sample_weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Reduce a loss that is linear in the target distribution.
+
+    Args:
+        costs: float [B, C, ...]: the loss of each element if the class were its true one.
+        targets: as ``prepare_classes`` returns them.
+        weight, label_smoothing, ignore_index, sample_weight, reduction: as in ``cross_entropy``.
+    """
+    mass = class_mass(costs, targets, weight, ignore_index)
+    if weight is not None:
+        costs = costs * weight.reshape(-1, *[1] * (costs.dim() - 2))
+    if targets.is_floating_point():
+        loss = (targets * costs).sum(1)
+    else:
+        known = targets != ignore_index
+        loss = costs.gather(1, torch.where(known, targets, 0).unsqueeze(1)).squeeze(1) * known
+    if label_smoothing:
+        everywhere = costs.mean(1) if targets.is_floating_point() else costs.mean(1) * known
+        loss = (1 - label_smoothing) * loss + label_smoothing * everywhere
+    return reduce_loss(loss, reduction, sample_weight, mass=mass)

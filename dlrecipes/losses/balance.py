@@ -1,0 +1,85 @@
+"""Class weights that the user gives or the training data decides."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dlrecipes.contracts import DataInfo
+from dlrecipes.errors import UserError
+from dlrecipes.functional.class_weights import ClassWeighting, class_weights, positive_weights
+from dlrecipes.losses.base import check_range
+
+__all__ = ["ClassBalance", "ClassWeights"]
+
+ClassWeights = Literal["inverse", "sqrt_inverse", "effective"] | list[float] | None
+
+
+class ClassBalance(nn.Module):
+    """The class weights of the loss that it is part of; called, it gives them.
+
+    The weights are a buffer, so that they travel with the loss, but are not in its state: a checkpoint keeps the class
+    counts, and ``bind`` makes the weights again.
+
+    Args:
+        loss: the loss's name, for messages.
+        class_weights: a scheme of ``dlrecipes.functional.class_weights``, one number a class, or None for none.
+        beta: of the scheme ``"effective"``, between 0 and 1.
+        of_positives: weigh each class's positives against its negatives instead of the classes against one another.
+
+    Raises:
+        ValueError: an unknown scheme, weights that are negative or not finite, beta outside (0, 1).
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, loss: str, class_weights: ClassWeights, *, beta: float, of_positives: bool = False) -> None:
+        super().__init__()
+        self.loss, self.class_weights, self.beta, self.of_positives = loss, class_weights, beta, of_positives
+        check_range("effective_beta", beta, 0, 1, open_low=True)
+        weight = None
+        if isinstance(class_weights, str):
+            if class_weights not in get_args(ClassWeighting):
+                raise ValueError(
+                    f"class_weights={class_weights!r}: use 'inverse', 'sqrt_inverse', 'effective', or a number a class"
+                )
+        elif class_weights is not None:
+            if not all(math.isfinite(w) and w >= 0 for w in class_weights):
+                raise ValueError(f"class_weights={class_weights}: finite numbers, not below 0, are needed")
+            weight = torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("weight", weight, persistent=False)
+
+    def bind(self, info: DataInfo) -> None:
+        """Make the weights from ``info.class_counts``, if a scheme is to be followed.
+
+        Raises:
+            UserError: the number of given weights is not that of the classes.
+        """
+        if isinstance(self.class_weights, str):
+            device = None if self.weight is None else self.weight.device
+            if self.of_positives:
+                weight = positive_weights(info.class_counts, info.num_train, self.class_weights, beta=self.beta)
+            else:
+                weight = class_weights(info.class_counts, self.class_weights, beta=self.beta)
+            self.weight = weight.to(device)
+        elif self.class_weights is not None and len(self.class_weights) != info.num_classes:
+            raise UserError(
+                f"{self.loss} has {len(self.class_weights)} class_weights, but the data has {info.num_classes} "
+                f"classes: give one each, for {', '.join(info.classes)}"
+            )
+
+    def forward(self) -> Tensor | None:
+        """float32 [C], or None.
+
+        Raises:
+            UserError: a scheme, and no ``bind`` yet.
+        """
+        if self.weight is None and self.class_weights is not None:
+            raise UserError(
+                f"{self.loss}(class_weights={self.class_weights!r}) must see the training data first: call "
+                "loss.bind(info), as the tasks do, or give one number a class"
+            )
+        return self.weight

@@ -1,0 +1,287 @@
+"""Losses of classifiers: over exclusive classes, and of several labels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dlrecipes.contracts import DataInfo
+from dlrecipes.functional.losses.binary import asymmetric_loss, binary_cross_entropy, sigmoid_focal_loss
+from dlrecipes.functional.losses.classification import cross_entropy, focal_loss, poly1_loss
+from dlrecipes.functional.losses.reduce import Reduction
+from dlrecipes.losses.balance import ClassBalance, ClassWeights
+from dlrecipes.losses.base import ClassLoss, Loss, check_range
+
+__all__ = ["AsymmetricLoss", "BCELoss", "CrossEntropyLoss", "FocalLoss", "Poly1Loss", "SigmoidFocalLoss"]
+
+
+class CrossEntropyLoss(ClassLoss):
+    """Cross entropy of labels or soft targets: ``dlrecipes.functional.losses.cross_entropy``.
+
+    Args:
+        class_weights: what each class counts: one number each, or ``"inverse"``, ``"sqrt_inverse"``, ``"effective"``
+            (``dlrecipes.functional.class_weights``) of the training set's counts, which ``bind`` brings; None: 1 each.
+        effective_beta: β of ``"effective"``.
+        label_smoothing: in 0..1.
+        ignore_index: label of elements that are left out.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    Example:
+        >>> import torch
+        >>> loss = CrossEntropyLoss(class_weights=[1.0, 3.0])
+        >>> loss(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+        tensor(0.5516)
+    """
+
+    def __init__(
+        self,
+        *,
+        class_weights: ClassWeights = None,
+        effective_beta: float = 0.999,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction)
+        self.class_weights, self.effective_beta = class_weights, effective_beta
+        self.balance = ClassBalance("CrossEntropyLoss", class_weights, beta=effective_beta)
+
+    def bind(self, info: DataInfo) -> None:
+        """Learn how often each class occurs."""
+        super().bind(info)
+        self.balance.bind(info)
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Logits [B, C, ...], labels [B, ...] or probabilities [B, C, ...], weights [B] → loss."""
+        return cross_entropy(
+            input,
+            target,
+            weight=self.balance(),
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+            sample_weight=sample_weight,
+            reduction=self.reduction,
+        )
+
+
+class FocalLoss(ClassLoss):
+    """Focal loss over exclusive classes: ``dlrecipes.functional.losses.focal_loss``. Of sigmoids: ``SigmoidFocalLoss``.
+
+    Args:
+        gamma: how fast easy samples fade, >= 0.
+        class_weights, effective_beta, label_smoothing, ignore_index, reduction: as in ``CrossEntropyLoss``.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    Example:
+        >>> import torch
+        >>> FocalLoss(gamma=2.0)(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+        tensor(0.1733)
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        *,
+        class_weights: ClassWeights = None,
+        effective_beta: float = 0.999,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction)
+        check_range("gamma", gamma, 0)
+        self.gamma, self.class_weights, self.effective_beta = gamma, class_weights, effective_beta
+        self.balance = ClassBalance("FocalLoss", class_weights, beta=effective_beta)
+
+    def bind(self, info: DataInfo) -> None:
+        """Learn how often each class occurs."""
+        super().bind(info)
+        self.balance.bind(info)
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Logits [B, C, ...], labels [B, ...] or probabilities [B, C, ...], weights [B] → loss."""
+        return focal_loss(
+            input,
+            target,
+            gamma=self.gamma,
+            weight=self.balance(),
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+            sample_weight=sample_weight,
+            reduction=self.reduction,
+        )
+
+
+class Poly1Loss(ClassLoss):
+    """Cross entropy plus ε₁ (1 − p): ``dlrecipes.functional.losses.poly1_loss``.
+
+    Args:
+        epsilon: ε₁, at least -1.
+        label_smoothing, ignore_index, reduction: as in ``CrossEntropyLoss``.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    Example:
+        >>> import torch
+        >>> Poly1Loss()(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+        tensor(1.1931)
+    """
+
+    def __init__(
+        self,
+        epsilon: float = 1.0,
+        *,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction)
+        check_range("epsilon", epsilon, -1)
+        self.epsilon = epsilon
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Logits [B, C, ...], labels [B, ...] or probabilities [B, C, ...], weights [B] → loss."""
+        return poly1_loss(
+            input,
+            target,
+            epsilon=self.epsilon,
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+            sample_weight=sample_weight,
+            reduction=self.reduction,
+        )
+
+
+class BCELoss(Loss):
+    """Binary cross entropy of logits, of one or several labels: ``dlrecipes.functional.losses.binary_cross_entropy``.
+
+    Args:
+        class_weights: what a positive of each class weighs against a negative: one number each, or ``"inverse"``,
+            ``"sqrt_inverse"``, ``"effective"`` (``dlrecipes.functional.class_weights.positive_weights``) of the
+            training set's counts, which ``bind`` brings; None: 1 each.
+        effective_beta: β of ``"effective"``.
+        label_smoothing: in 0..1.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    Example:
+        >>> import torch
+        >>> BCELoss()(torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 0.0]]))
+        tensor(1.4100)
+    """
+
+    def __init__(
+        self,
+        *,
+        class_weights: ClassWeights = None,
+        effective_beta: float = 0.999,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        check_range("label_smoothing", label_smoothing, 0, 1)
+        self.class_weights, self.effective_beta, self.label_smoothing = class_weights, effective_beta, label_smoothing
+        self.balance = ClassBalance("BCELoss", class_weights, beta=effective_beta, of_positives=True)
+
+    def bind(self, info: DataInfo) -> None:
+        """Learn how often each class occurs."""
+        self.balance.bind(info)
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Logits [B, C], targets in 0..1 [B, C] or labels [B], weights [B] → loss."""
+        return binary_cross_entropy(
+            input,
+            target,
+            pos_weight=self.balance(),
+            label_smoothing=self.label_smoothing,
+            sample_weight=sample_weight,
+            reduction=self.reduction,
+        )
+
+
+class SigmoidFocalLoss(Loss):
+    """Focal loss of sigmoids, of one or several labels: ``dlrecipes.functional.losses.sigmoid_focal_loss``.
+
+    Args:
+        alpha: weight of positives in 0..1, 1 - alpha that of negatives; None: both weigh 1.
+        gamma: how fast easy elements fade, >= 0.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    Example:
+        >>> import torch
+        >>> SigmoidFocalLoss()(torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 0.0]]))
+        tensor(0.6404)
+    """
+
+    def __init__(self, alpha: float | None = 0.25, gamma: float = 2.0, *, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction)
+        if alpha is not None:
+            check_range("alpha", alpha, 0, 1)
+        check_range("gamma", gamma, 0)
+        self.alpha, self.gamma = alpha, gamma
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Logits [B, C], targets in 0..1 [B, C] or labels [B], weights [B] → loss."""
+        return sigmoid_focal_loss(
+            input,
+            target,
+            alpha=self.alpha,
+            gamma=self.gamma,
+            sample_weight=sample_weight,
+            reduction=self.reduction,
+        )
+
+
+class AsymmetricLoss(Loss):
+    """Asymmetric loss (ASL) for many labels, most of them absent: ``dlrecipes.functional.losses.asymmetric_loss``.
+
+    Args:
+        gamma_pos: how fast easy positives fade, >= 0.
+        gamma_neg: how fast easy negatives fade, >= 0.
+        clip: probability below which a negative costs nothing, in 0..1.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``. The authors train with the sum.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    Example:
+        >>> import torch
+        >>> AsymmetricLoss()(torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 0.0]]))
+        tensor(0.7698)
+    """
+
+    def __init__(
+        self,
+        gamma_pos: float = 0.0,
+        gamma_neg: float = 4.0,
+        clip: float = 0.05,
+        *,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        check_range("gamma_pos", gamma_pos, 0)
+        check_range("gamma_neg", gamma_neg, 0)
+        check_range("clip", clip, 0, 1)
+        self.gamma_pos, self.gamma_neg, self.clip = gamma_pos, gamma_neg, clip
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Logits [B, C], targets in 0..1 [B, C] or labels [B], weights [B] → loss."""
+        return asymmetric_loss(
+            input,
+            target,
+            gamma_pos=self.gamma_pos,
+            gamma_neg=self.gamma_neg,
+            clip=self.clip,
+            sample_weight=sample_weight,
+            reduction=self.reduction,
+        )
