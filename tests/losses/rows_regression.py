@@ -78,7 +78,7 @@ def _row(name: str, make: Callable[..., torch.nn.Module], formula: Callable[...,
 
 
 def _likelihood(name: str, make: Callable[..., torch.nn.Module], formula: Callable[..., object], smooth: bool) -> Row:
-    # ± 1e4 as a log-variance asks for gradients that float16 does not have; test_regression.py asks the other dtypes
+    # ± 1e4 as a log-variance asks for gradients that float16 does not have; test_uncertainty.py asks the other dtypes
     return Row(
         name=name,
         make=make,
