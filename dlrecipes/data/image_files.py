@@ -71,8 +71,7 @@ class PathImages:
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
         encoded = [os.fsencode(path) for path in paths]
-        folders = {path.rpartition(b"/")[0] for path in encoded}
-        self._prefix = os.path.commonpath(folders) if len({f[:1] == b"/" for f in folders}) == 1 else b""
+        self._prefix = _common_folder(encoded)
         prefix = len(self._prefix)
         self._text = b"".join(path[prefix:] for path in encoded)
         self._ends = np.cumsum([len(path) - prefix for path in encoded], dtype=np.int64)
@@ -217,7 +216,8 @@ class ImageSubset:
 
     def __init__(self, images: ImageFiles, rows: NDArray[np.int64]) -> None:
         if isinstance(images, ImageSubset):  # one look-up instead of two
-            images, rows = images.images, images.rows[rows]
+            rows = images.rows[rows]
+            images = images.images
         self.images = images
         self.rows = np.asarray(rows, dtype=np.int64)
 
@@ -249,6 +249,15 @@ def take(table: ImageTable, rows: NDArray[np.int64]) -> ImageTable:
         weights=None if table.weights is None else table.weights[rows],
         sizes=None if table.sizes is None else table.sizes[rows],
     )
+
+
+def _common_folder(paths: list[bytes]) -> bytes:
+    """What all paths begin with, found in the first and the last by alphabet; empty where they share no folder."""
+    if not paths:
+        return b""
+    first, last = min(paths), max(paths)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[: first.rfind(b"/", 0, length) + 1]
 
 
 def _checked(index: int, length: int) -> int:
