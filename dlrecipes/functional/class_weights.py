@@ -35,10 +35,10 @@ def _check(counts: Sequence[int], scheme: str, beta: float) -> None:
 def class_weights(counts: Sequence[int], scheme: ClassWeighting, *, beta: float = 0.999) -> Tensor:
     r"""A weight for each class that falls with its number of samples n, for a loss over exclusive classes.
 
-    ``"inverse"``: :math:`1/n`; ``"sqrt_inverse"``: :math:`1/\sqrt n`; ``"effective"``: :math:`(1 - β)/(1 - β^n)`, as the
-    more samples there are, the more a new one repeats (Cui et al., 2019, arXiv:1901.05555). The weights are scaled to a
-    mean of 1 over the classes that occur. A class that does not occur gets 0: nothing can be learned about it, and a weight
-    of 1/0 would drown all others if label smoothing touched it.
+    ``"inverse"``: :math:`1/n`; ``"sqrt_inverse"``: :math:`1/\sqrt n`; ``"effective"``: :math:`(1 - β)/(1 - β^n)`, as
+    the more samples there are, the more a new one repeats (Cui et al., 2019, arXiv:1901.05555). The weights are scaled
+    to a mean of 1 over the classes that occur. A class that does not occur gets 0: nothing can be learned about it, and
+    a weight of 1/0 would drown all others if label smoothing touched it.
 
     Args:
         counts: samples of each class in the training data.

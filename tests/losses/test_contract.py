@@ -1,14 +1,14 @@
 """What every loss keeps, row by row of the contract table."""
 
 import copy
+import json
 import pickle
 
 import pytest
 import torch
 from contracts import Row, all_rows
-from torch import Tensor, nn
+from torch import Tensor
 
-import dlrecipes.losses
 from dlrecipes.parts import build_part, part_spec
 
 ROWS = all_rows()
@@ -128,10 +128,54 @@ def test_compiles_as_one_graph(row: Row) -> None:
     torch.testing.assert_close(gradient(traced), gradient(eager))
 
 
-
-
 def test_moves_to_another_dtype(row: Row) -> None:
+    x, y = row.inputs(N), row.targets(N)
+    before = row.make(reduction="mean")(x, y)
+    torch.testing.assert_close(row.make(reduction="mean").to(dtype=torch.float64)(x, y), before)
+    half = row.make(reduction="mean").to(dtype=torch.bfloat16)(x.bfloat16(), y)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, before.float(), rtol=0.1, atol=0.05)
+
+
+def test_copies_and_pickles(row: Row) -> None:
     loss = row.make(reduction="mean")
-    before = loss(row.inputs(N), row.targets(N))
-    moved = copy.deepcopy(loss).to("cpu", torch.float64)
-    torch.testing.assert_close(moved(row.inputs(N), row.targets(N)), before)
+    x, y = row.inputs(N), row.targets(N)
+    for copied in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert torch.equal(copied(x, y), loss(x, y))
+
+
+def test_a_checkpoint_can_rebuild_it(row: Row) -> None:
+    loss = row.make(reduction="sum")
+    spec = json.loads(json.dumps(part_spec(loss)))
+    assert "missing_args" not in spec
+    again = build_part(spec)
+    again.load_state_dict(loss.state_dict())
+    assert type(again) is type(loss)
+    assert torch.equal(again(row.inputs(N), row.targets(N)), loss(row.inputs(N), row.targets(N)))
+
+
+def test_mean_over_equal_shards_averages_to_the_mean_of_all(row: Row) -> None:
+    """What DDP's average of gradients needs. The targets repeat, so that the shards weigh the same."""
+    loss = row.make(reduction="mean")
+    x, y = row.inputs(2 * N), row.targets(N)
+    shards = (loss(x[:N], y) + loss(x[N:], y)) / 2
+    torch.testing.assert_close(shards, loss(x, torch.cat([y, y])))
+
+
+def test_leaves_its_arguments_alone(row: Row) -> None:
+    x, y, weight = leaf(row.inputs(N)), row.targets(N), torch.ones(N)
+    before = x.detach().clone(), y.clone()
+    row.make(reduction="mean")(x, y, weight).backward()
+    assert torch.equal(x, before[0])
+    assert torch.equal(y, before[1])
+    assert torch.equal(weight, torch.ones(N))
+
+
+def test_mistakes_are_named(row: Row) -> None:
+    loss = row.make(reduction="mean")
+    with pytest.raises(ValueError, match="reduction is 'avg'"):
+        row.make(reduction="avg")
+    with pytest.raises(ValueError, match=r"targets?.*\[7"):
+        loss(row.inputs(N), row.targets(N + 1))
+    with pytest.raises(ValueError, match=r"sample_weight has shape \[7\]"):
+        loss(row.inputs(N), row.targets(N), torch.ones(N + 1))
