@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dlrecipes.data.records import DetectionRecord, DetectionSource
 from dlrecipes.errors import UserError
 
-__all__ = ["iterative_stratification", "split_by_seed"]
+__all__ = ["iterative_stratification", "plan_split", "split_by_seed", "split_note"]
 
 
 def split_by_seed(
@@ -37,29 +37,61 @@ def split_by_seed(
         ValueError: if ``fractions`` are not as above.
         UserError: if there are several splits, but none to train on.
     """
+    plan = plan_split(tuple(source.splits), source.root, seed, fractions)
+    if plan is None:
+        return source
+    pool, parts = plan
+    splits: dict[str, list[DetectionRecord]] = dict(source.splits)
+    records = splits.pop(pool)
+    kept = {r.path for part in splits.values() for r in part}
+    records = [r for r in records if r.path not in kept]
+    made = _split_records(records, list(parts), list(parts.values()), len(source.classes), seed)
+    note = split_note(pool, seed, {name: len(part) for name, part in made.items()})
+    notes = (*(n for n in source.notes if n != "no split is given"), note)
+    return replace(source, splits={**made, **splits}, notes=notes)
+
+
+def plan_split(
+    names: Sequence[str], root: str, seed: int, fractions: tuple[float, float, float]
+) -> tuple[str, dict[str, float]] | None:
+    """What to divide into which parts, by the rules of `split_by_seed`.
+
+    Args:
+        names: of the splits that there are.
+        root: for messages.
+        seed, fractions: as in `split_by_seed`.
+
+    Returns:
+        The split to divide and the part of each split to make of it; None if nothing is to be done.
+
+    Raises:
+        ValueError, UserError: as `split_by_seed`.
+
+    >>> plan_split(["train", "test"], "data", 0, (0.8, 0.1, 0.1))
+    ('train', {'train': 0.8, 'val': 0.1})
+    """
     if len(fractions) != 3 or min(fractions) < 0 or min(fractions[:2]) == 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"fractions={fractions}: needs (train, val, test), train and val > 0, test ≥ 0, summing to 1")
     if seed < 0:
         raise ValueError(f"seed={seed}: needs an integer ≥ 0")
-    splits: dict[str, list[DetectionRecord]] = dict(source.splits)
-    if "train" in splits and "val" in splits:
-        return source
+    if "train" in names and "val" in names:
+        return None
     usable = ("train", "trainval", "all")
-    pool = next((name for name in [*usable, *splits] if name in splits), "")
-    if not pool or (pool not in usable and len(splits) > 1):
-        raise UserError(f"{source.root}: the splits are {', '.join(splits)}; name the one to train on 'train'.")
-    records = splits.pop(pool)
-    parts = {n: p for n, p in zip(("train", "val", "test"), fractions, strict=True) if p > 0 and n not in splits}
+    pool = next((name for name in [*usable, *names] if name in names), "")
+    if not pool or (pool not in usable and len(names) > 1):
+        raise UserError(f"{root}: the splits are {', '.join(names)}; name the one to train on 'train'.")
+    kept = {name for name in names if name != pool}
+    parts = {n: p for n, p in zip(("train", "val", "test"), fractions, strict=True) if p > 0 and n not in kept}
     if pool in ("train", "trainval"):
         parts.pop("test", None)
-    kept = {r.path for part in splits.values() for r in part}
-    records = [r for r in records if r.path not in kept]
-    made = _split_records(records, list(parts), list(parts.values()), len(source.classes), seed)
-    counts = ", ".join(f"{name} {len(part)}" for name, part in made.items())
+    return pool, parts
+
+
+def split_note(pool: str, seed: int, counts: Mapping[str, int], by: str = "class") -> str:
+    """The sentence that tells how ``pool`` was divided."""
     origin = "no split was given" if pool == "all" else f"only {pool!r} was given to train on"
-    note = f"{origin}: stratified by class with seed {seed} into {counts}"
-    notes = (*(n for n in source.notes if n != "no split is given"), note)
-    return replace(source, splits={**made, **splits}, notes=notes)
+    sizes = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return f"{origin}: stratified by {by} with seed {seed} into {sizes}"
 
 
 def _split_records(
