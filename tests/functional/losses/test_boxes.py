@@ -117,6 +117,7 @@ FLAT = {
     "a cross": ([0.0, 1, 2, 1], [1.0, 0, 1, 2]),
     "a line on a box's side": ([0.0, 0, 0, 1], [0.0, 0, 1, 1]),
     "smaller than float32 squares": ([0.0, 0, 1e-30, 1e-30], [0.0, 0, 1e-30, 1e-30]),
+    "smaller than their inverse squares can be": ([0.0, 0, 1e-20, 1e-20], [0.0, 0, 1e-20, 3e-20]),
     "denormal width": ([0.0, 0, 1e-42, 1e4], [0.0, 0, 1e-42, 1e4]),
     "corners swapped": ([1.0, 1, 0, 0], [0.0, 0, 1, 1]),
     "one axis swapped": ([1e4, 0, -1e4, 1], [0.0, 0, 1, 1]),
