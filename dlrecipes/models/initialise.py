@@ -79,12 +79,14 @@ def _copy_rows(target: Tensor, source: Tensor, theirs: Sequence[str], ours: Sequ
 def initialise(model: nn.Module, path: str | Path, *, classes: Sequence[str]) -> InitReport:
     """Copy every weight of a checkpoint that has a namesake of the same shape in ``model``.
 
-    The rows of class heads (``classifiers()`` of the model, if it has that) are copied by class name.
+    The rows of class heads (``classifiers()`` of the model, if it has that) are copied by class name where the file
+    tells its classes; where it does not, and the head has another shape, the head is left as it is.
 
     Args:
         model: changed in place.
-        path: a dlrecipes checkpoint, or one of facebookresearch/detr.
-        classes: names of the model's classes.
+        path: a dlrecipes checkpoint, one of facebookresearch/detr, or the weights of a timm network for an
+            ``ImageModel`` around that network, whose names begin with ``net.`` then.
+        classes: names of the model's classes; none for regression, whose head fits by shape or not at all.
 
     Raises:
         CheckpointError: not a checkpoint, or nothing in it fits.
@@ -98,6 +100,8 @@ def initialise(model: nn.Module, path: str | Path, *, classes: Sequence[str]) ->
     heads = {f"{name}.{leaf}" for name in getattr(model, "classifiers", dict)() for leaf in ("weight", "bias")}
     report = InitReport(str(path), [], [], [], [], [])
     own = model.state_dict()
+    if not source.keys() & own.keys():
+        source = {f"net.{name}": value for name, value in source.items()}
     with torch.no_grad():
         for name, target in own.items():
             value = source.get(name)

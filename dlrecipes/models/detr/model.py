@@ -14,7 +14,7 @@ from dlrecipes.errors import CheckpointError, UserError
 from dlrecipes.models.detr.backbone import Backbone, resize_mask
 from dlrecipes.models.detr.box_decoder import BoxDecoder, Scene
 from dlrecipes.models.detr.position import sine_position_embedding
-from dlrecipes.models.detr.postprocess import postprocess
+from dlrecipes.models.detr.postprocess import detections, postprocess
 from dlrecipes.models.detr.queries import TwoStageQueries, init_classifier
 from dlrecipes.models.detr.transformer import MLP, Transformer
 
@@ -255,6 +255,10 @@ class DETR(nn.Module):
         if mask is None:
             return sampled
         return sampled.masked_fill(resize_mask(mask, (sampled.shape[-2], sampled.shape[-1]))[:, None], 0.0)
+
+    def detections(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores [B, k], labels [B, k] and boxes [B, k, 4] (x1, y1, x2, y2) relative to the image, best first."""
+        return detections(outputs, sigmoid=self.sigmoid, top_k=max(100, self.num_queries))
 
     def postprocess(self, outputs: dict[str, Tensor], orig_sizes: Tensor) -> list[Prediction]:
         """Detections in pixels of images of ``orig_sizes`` [B, 2] (height, width), best first."""

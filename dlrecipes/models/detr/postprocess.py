@@ -8,26 +8,25 @@ from torch import Tensor
 from dlrecipes.contracts import Prediction
 from dlrecipes.functional.boxes import cxcywh_to_xyxy
 
-__all__ = ["postprocess"]
+__all__ = ["detections", "postprocess"]
 
 
-def postprocess(
-    outputs: dict[str, Tensor], orig_sizes: Tensor, *, sigmoid: bool = False, top_k: int = 100, sort: bool = True
-) -> list[Prediction]:
-    """Scores, labels and boxes of a batch.
+def detections(
+    outputs: dict[str, Tensor], *, sigmoid: bool = False, top_k: int = 100, sort: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, labels and boxes of a batch, as many for each image.
 
     Softmax head: each query's best class but no-object, all queries. Sigmoid head: the ``top_k`` best of all
     (query, class) pairs, as in Deformable DETR.
 
     Args:
         outputs: ``pred_logits`` [L, B, Q, C'] or [B, Q, C'] and ``pred_boxes`` likewise, cxcywh relative to the image.
-        orig_sizes: int64 [B, 2], (height, width) of each original image.
         sigmoid: kind of class head.
         top_k: detections an image with a sigmoid head.
         sort: best first; with False and a softmax head, the order of the queries.
 
     Returns:
-        Per image scores [k], labels [k], boxes [k, 4] (x1, y1, x2, y2) in pixels, float32.
+        Scores [B, k], labels [B, k] and boxes [B, k, 4] (x1, y1, x2, y2) relative to the image.
     """
     logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
     if logits.dim() == 4:
@@ -44,9 +43,24 @@ def postprocess(
             scores, order = scores.sort(dim=1, descending=True)
             labels = labels.gather(1, order)
             boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    return scores, labels, boxes
+
+
+def postprocess(
+    outputs: dict[str, Tensor], orig_sizes: Tensor, *, sigmoid: bool = False, top_k: int = 100, sort: bool = True
+) -> list[Prediction]:
+    """``detections`` in pixels, image by image.
+
+    Args:
+        outputs, sigmoid, top_k, sort: as in ``detections``.
+        orig_sizes: int64 [B, 2], (height, width) of each original image.
+
+    Returns:
+        Per image scores [k], labels [k], boxes [k, 4] (x1, y1, x2, y2) in pixels, float32.
+    """
+    scores, labels, boxes = detections(outputs, sigmoid=sigmoid, top_k=top_k, sort=sort)
     scale = orig_sizes.to(boxes.device).flip(1).repeat(1, 2)[:, None].float()
-    boxes = boxes * scale
     return [
         Prediction(scores=score, labels=label, boxes=box)
-        for score, label, box in zip(scores, labels, boxes, strict=True)
+        for score, label, box in zip(scores, labels, boxes * scale, strict=True)
     ]
