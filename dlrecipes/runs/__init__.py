@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from dlrecipes.runs.detection_curves import DetectionConfusion, DetectionCurves
     from dlrecipes.runs.detection_pictures import PredictionPictures, TrainBatchPicture
     from dlrecipes.runs.folder import RunFolder
+    from dlrecipes.runs.image_curves import ImageCurves
+    from dlrecipes.runs.image_pictures import ImageBatchPicture, ImagePredictions
+    from dlrecipes.runs.image_results import ImageResults, label_rows
     from dlrecipes.runs.metrics_csv import MetricsCSV, MetricsResume, read_metrics
     from dlrecipes.runs.model_card import write_model_card
-    from dlrecipes.runs.pictures import DetectionPicture, class_color, draw_boxes, draw_tile, save_grid
+    from dlrecipes.runs.pictures import DetectionPicture, class_color, draw_boxes, draw_image_tile, draw_tile, save_grid
     from dlrecipes.runs.report import final_block
     from dlrecipes.runs.tracking import WandbTracker, make_tracker
 
@@ -23,6 +26,10 @@ __all__ = [
     "DetectionCurves",
     "DetectionPicture",
     "EpochLines",
+    "ImageBatchPicture",
+    "ImageCurves",
+    "ImagePredictions",
+    "ImageResults",
     "MetricsCSV",
     "MetricsResume",
     "PredictionPictures",
@@ -32,8 +39,10 @@ __all__ = [
     "class_color",
     "draw_boxes",
     "draw_curves",
+    "draw_image_tile",
     "draw_tile",
     "final_block",
+    "label_rows",
     "make_progress",
     "make_tracker",
     "read_metrics",
@@ -48,6 +57,10 @@ _MODULES = {
     "DetectionCurves": "detection_curves",
     "DetectionPicture": "pictures",
     "EpochLines": "console",
+    "ImageBatchPicture": "image_pictures",
+    "ImageCurves": "image_curves",
+    "ImagePredictions": "image_pictures",
+    "ImageResults": "image_results",
     "MetricsCSV": "metrics_csv",
     "MetricsResume": "metrics_csv",
     "PredictionPictures": "detection_pictures",
@@ -57,8 +70,10 @@ _MODULES = {
     "class_color": "pictures",
     "draw_boxes": "pictures",
     "draw_curves": "curves",
+    "draw_image_tile": "pictures",
     "draw_tile": "pictures",
     "final_block": "report",
+    "label_rows": "image_results",
     "make_progress": "console",
     "make_tracker": "tracking",
     "read_metrics": "metrics_csv",

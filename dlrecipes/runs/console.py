@@ -27,11 +27,20 @@ class EpochLines(Callback):
     validates every fifth epoch.
 
     Args:
-        metrics: names to print, in order.
+        metrics: names to print, in order; one that the run does not measure is left out.
+        most: how many of them at most.
+
+    Raises:
+        ValueError: ``most`` is below 1.
     """
 
-    def __init__(self, metrics: Sequence[str] = (*_LOSSES, *with_split("val", DETECTION_HEADLINE[:2]))) -> None:
+    def __init__(
+        self, metrics: Sequence[str] = (*_LOSSES, *with_split("val", DETECTION_HEADLINE[:2])), most: int = 20
+    ) -> None:
+        if most < 1:
+            raise ValueError(f"most must be at least 1, got {most}")
         self.metrics = tuple(metrics)
+        self.most = most
         self._started_at = 0.0
         self._epoch_at = 0.0
         self._first_epoch = 0
@@ -57,7 +66,8 @@ class EpochLines(Callback):
         total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         words = [f"epoch {done:>{len(str(total))}}/{total}" if total else f"epoch {done}"]
         measured = trainer.callback_metrics
-        names = [n for n in self.metrics if n in measured and (self._validated or not n.startswith("val/"))]
+        known = [name for name in self.metrics if name in measured][: self.most]
+        names = [name for name in known if self._validated or not name.startswith("val/")]
         words += [f"{name} {format_value(float(measured[name]))}" for name in names]
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         if rates:
@@ -76,9 +86,10 @@ def make_progress(terminal: bool, headline: Sequence[str] = DETECTION_HEADLINE[:
 
     Args:
         terminal: ``sys.stdout.isatty()``.
-        headline: the task's metrics without their split, most important first; the first three are printed.
+        headline: the task's metrics without their split, most important first; the first three that it measures are
+            printed.
     """
-    lines = EpochLines((*_LOSSES, *with_split("val", headline[:_MOST_METRICS])))
+    lines = EpochLines((*_LOSSES, *with_split("val", headline)), most=len(_LOSSES) + _MOST_METRICS)
     return [lines, RichProgressBar(leave=False)] if terminal else [lines]
 
 

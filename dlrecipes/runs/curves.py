@@ -91,7 +91,7 @@ def draw_curves(
         metrics: a metrics.csv.
         path: PNG to write.
         monitor: metric whose best epoch is marked.
-        headline: metrics to draw, without their split; the first four of each panel are.
+        headline: metrics to draw, without their split; the first four that were measured are.
         mode: ``"max"`` or ``"min"``.
 
     Raises:
@@ -101,7 +101,8 @@ def draw_curves(
     _check_mode(mode)
     rows = [row for row in read_metrics(metrics) if not any(name.startswith("test/") for name in row)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    panels = _panels(columns, [*with_split("val", headline), monitor])
+    wanted = [name for name in with_split("val", headline) if name in columns][:_MOST_LINES]
+    panels = _panels(columns, [*wanted, monitor])
     figure = new_figure(6.2 * max(1, len(panels)), 4.6)
     for position, (title, names) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), position)
@@ -121,11 +122,11 @@ def draw_curves(
 
 def _panels(columns: Sequence[str], metrics: Sequence[str]) -> dict[str, list[str]]:
     """What is drawn where: panel title -> metrics."""
-    wanted = [name for name in dict.fromkeys(metrics) if name in columns and name not in _LOSSES]
+    drawn = [name for name in dict.fromkeys(metrics) if name in columns and name not in _LOSSES]
     panels = {
         _LOSS: [name for name in ("train/loss_step", *_LOSSES) if name in columns],
-        _ERROR: [name for name in wanted if panel_of(name) == "error"][:_MOST_LINES],
-        _QUALITY: [name for name in wanted if panel_of(name) == "quality"][:_MOST_LINES],
+        _ERROR: [name for name in drawn if panel_of(name) == "error"],
+        _QUALITY: [name for name in drawn if panel_of(name) == "quality"],
         _RATE: [name for name in columns if name == "lr" or name.startswith(("lr-", "lr/"))],
     }
     return {title: names for title, names in panels.items() if names}

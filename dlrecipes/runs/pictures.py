@@ -171,9 +171,13 @@ def _under_lines(pixels: Image.Image, lines: Sequence[str], side: int) -> Image.
 
 
 def _cut(draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, text: str, width: int) -> str:
-    while text and draw.textlength(text, font=font) > width:
-        text = text[:-2].rstrip() + "…" if len(text) > 2 else ""
-    return text
+    """The text without as much of its middle as must go; a number at its end stays."""
+    cut, keep = text, len(text)
+    while cut and draw.textlength(cut, font=font) > width:
+        keep -= 1
+        tail = keep * 2 // 5
+        cut = f"{text[: keep - tail].rstrip()}…{text[len(text) - tail :].lstrip()}" if keep > 2 else ""
+    return cut
 
 
 def save_grid(tiles: Sequence[Image.Image], columns: int, path: str | os.PathLike[str]) -> None:

@@ -38,19 +38,21 @@ def draw_confusion(
     """
     share = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
     most = max(matrix.shape)
-    side = min(24.0, max(5.5, 0.62 * most + 2.5))
+    side = min(24.0, max(5.5, (0.62 if most <= 12 else 0.5) * most + 2.5))
+    large = 15 + max(0.0, side - 10)  # a big picture is looked at from further away
     figure = new_figure(side + 1.0, side)
     axes = figure.add_subplot()
     image = axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8, aspect=30, pad=0.02)
     size = 11 if most <= 31 else max(4, 330 // most)
-    turned = most > 8 or max(map(len, columns)) > 12
+    longest = max(map(len, columns))
+    turned = longest > 12 or (longest > 3 and most > 8)
     axes.set_xticks(range(len(columns)), [shorten(name) for name in columns], fontsize=size)
-    axes.tick_params(axis="x", rotation=90 if turned else 30)
+    axes.tick_params(axis="x", rotation=90 if turned else 30 if longest > 3 else 0)
     axes.set_yticks(range(len(rows)), [shorten(name) for name in rows], fontsize=size)
-    axes.set_xlabel(xlabel, fontsize=13)
-    axes.set_ylabel(ylabel, fontsize=13)
-    axes.set_title(title, fontsize=15)
+    axes.set_xlabel(xlabel, fontsize=large - 2)
+    axes.set_ylabel(ylabel, fontsize=large - 2)
+    axes.set_title(title, fontsize=large)
     if most <= 40:
         for i, row in enumerate(matrix.tolist()):
             for j, count in enumerate(row):
@@ -95,7 +97,7 @@ def draw_precision_recall(
         axes.plot(recall, precision[known].mean(dim=0), linewidth=3.5, color="black", label=label)
         if len(known) > len(shown):
             title += f"\n{len(shown)} worst classes of {len(known)}"
-    axes.set_title(title if known else "Precision over recall: nothing to find", fontsize=15)
+    figure.suptitle(title if known else "Precision over recall: nothing to find", fontsize=14)
     axes.set_xlabel("recall", fontsize=13)
     axes.set_ylabel("precision", fontsize=13)
     axes.set_xlim(0, 1)

@@ -17,22 +17,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from dlrecipes.runs.folder import RunFolder
+from dlrecipes.runs.tracking_media import to_wandb_boxes, to_wandb_image, to_wandb_table
 from dlrecipes.runs.tracking_mode import TrackingMode, choose_mode
 
 if TYPE_CHECKING:
     import wandb
 
     from dlrecipes.runs.pictures import DetectionPicture
+    from dlrecipes.runs.tracked import Picture
 
 __all__ = ["MAX_IMAGES", "WandbTracker", "make_tracker"]
 
 MAX_IMAGES = 16
-_MAX_BOXES = 50
 _INIT_SECONDS = 20.0
 _FINISH_SECONDS = 300.0
 # As in Lightning's own logger, the x axis of every chart; W&B's internal step could not go back on a resume.
@@ -149,8 +149,47 @@ class WandbTracker(Logger):
         """
 
         def log(run: wandb.Run) -> None:
-            images = [_wandb_image(picture, classes) for picture in pictures[:MAX_IMAGES]]
+            images = [to_wandb_boxes(picture, classes) for picture in pictures[:MAX_IMAGES]]
             run.log({key: images} if step is None else {key: images, _STEP: step})
+
+        self._do(log)
+
+    @rank_zero_only
+    def log_images(
+        self, key: str, images: Sequence[Picture], captions: Sequence[str] | None = None, step: int | None = None
+    ) -> None:
+        """Log up to 16 pictures as one panel.
+
+        Args:
+            key: name of the panel, as ``"test/confusion"``.
+            images: files, PIL images or uint8 tensors [3, H, W].
+            captions: one for each.
+            step: global step.
+        """
+
+        def log(run: wandb.Run) -> None:
+            texts = [None] * len(images) if captions is None else captions
+            made = [to_wandb_image(image, text) for image, text in zip(images, texts, strict=True)]
+            run.log({key: made[:MAX_IMAGES]} if step is None else {key: made[:MAX_IMAGES], _STEP: step})
+
+        self._do(log)
+
+    @rank_zero_only
+    def log_table(
+        self, key: str, columns: Sequence[str], rows: Sequence[Sequence[object]], step: int | None = None
+    ) -> None:
+        """Log a table that can be sorted and filtered in W&B.
+
+        Args:
+            key: name of the panel, as ``"test/mistakes_table"``.
+            columns: their names.
+            rows: numbers, texts, and images (PIL, or uint8 tensors [3, H, W]).
+            step: global step.
+        """
+
+        def log(run: wandb.Run) -> None:
+            table = to_wandb_table(columns, rows)
+            run.log({key: table} if step is None else {key: table, _STEP: step})
 
         self._do(log)
 
@@ -235,32 +274,6 @@ class WandbTracker(Logger):
         run.define_metric(_STEP)
         run.define_metric("*", step_metric=_STEP, step_sync=True)
         return run
-
-
-def _wandb_image(picture: DetectionPicture, classes: Sequence[str]) -> wandb.Image:
-    import wandb
-
-    names = dict(enumerate(classes))
-    true = [
-        _box(box, label, names[label], None)
-        for box, label in zip(picture.true_boxes.tolist(), picture.true_labels.tolist(), strict=True)
-    ]
-    rows = zip(picture.boxes.tolist(), picture.labels.tolist(), picture.scores.tolist(), strict=True)
-    predicted = [_box(box, label, f"{names[label]} {score:.2f}", score) for box, label, score in rows][:_MAX_BOXES]
-    return wandb.Image(
-        picture.image.permute(1, 2, 0).to(torch.uint8).numpy(),
-        caption=picture.title,
-        boxes={
-            "ground_truth": {"box_data": true, "class_labels": names},
-            "predictions": {"box_data": predicted, "class_labels": names},
-        },
-    )
-
-
-def _box(box: Sequence[float], label: int, caption: str, score: float | None) -> dict[str, Any]:
-    corners = dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True))
-    row: dict[str, Any] = {"position": corners, "domain": "pixel", "class_id": label, "box_caption": caption}
-    return row if score is None else {**row, "scores": {"score": score}}
 
 
 def _freeze(source: Path, folder: Path) -> Path:
