@@ -39,7 +39,7 @@ OPTIMIZERS: Mapping[str, OptimizerChoice] = MappingProxyType(
         "rmsprop": OptimizerChoice("torch.optim.RMSprop", 1e-3),
         "adam": OptimizerChoice("torch.optim.Adam", 1e-3, fused=True),
         "adamw": OptimizerChoice("torch.optim.AdamW", 1e-3, fused=True),
-        # its step is ± lr for every weight, so it wants a third to a tenth of AdamW's rate (arXiv:2302.06675, section 5)
+        # its step is ± lr for every weight, so it wants a third to a tenth of AdamW's rate (arXiv:2302.06675, 5)
         "lion": OptimizerChoice("timm.optim.Lion", 2e-4),
         # kernels as matrices [out, in · height · width]; AdamW for vectors, position tables and depthwise kernels; its
         # updates are scaled to the size of AdamW's, so that AdamW's rates and weight decay fit
@@ -94,11 +94,10 @@ adagrad, adadelta, rmsprop, adam, adamw, lion, muon: did you mean 'adam' or 'ada
     given = dict(args or {})
     if optimizer in OPTIMIZERS:
         choice = OPTIMIZERS[optimizer]
-        given = {
-            **choice.args,
-            **({"fused": True} if fused and choice.fused and "foreach" not in given else {}),
-            **given,
-        }
+        usual = dict(choice.args)
+        if fused and choice.fused and "foreach" not in given:
+            usual["fused"] = True
+        given = usual | given
         path = choice.class_path
     elif "." in optimizer:
         path = optimizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,6 +14,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import MeanMetric
 
 import dlrecipes
 from dlrecipes.checkpoint_io import load_checkpoint_file
@@ -118,6 +120,8 @@ class BaseTask(L.LightningModule):
         self.info: DataInfo | None = None
         self._bound = False
         self._compiled_network: CompiledNetwork | None = None
+        # Lightning's own mean over ranks rounds the number of images of a rank down
+        self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
         self.register_buffer("_mean", torch.zeros(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.ones(3, 1, 1), persistent=False)
 
@@ -306,8 +310,19 @@ class BaseTask(L.LightningModule):
         if record["info"] is not None:
             task.info = DataInfo.from_dict(record["info"])
         task.configure_model()
+        _make_room(task, checkpoint["state_dict"])
         try:
             task.load_state_dict(checkpoint["state_dict"], strict=strict is not False)
         except RuntimeError as error:
             raise CheckpointError(f"{name} does not fit {cls.__name__}: {error}") from error
         return task.to(map_location) if map_location is not None else task
+
+
+def _make_room(task: nn.Module, state: dict[str, Tensor]) -> None:
+    """Buffers that were given as tensors, such as class weights, are no primitives: here they are only in ``state``."""
+    for name, value in state.items():
+        owner, _, leaf = name.rpartition(".")
+        with suppress(AttributeError):  # no such part
+            part = task.get_submodule(owner)
+            if not name.startswith("model.") and getattr(part, leaf) is None:
+                setattr(part, leaf, torch.empty_like(value))

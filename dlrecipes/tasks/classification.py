@@ -47,7 +47,8 @@ class ClassificationTask(ImageTask):
         """Cross entropy over softmax, or over a sigmoid each."""
         from dlrecipes.losses import BCELoss, CrossEntropyLoss
 
-        return BCELoss() if info.task == "multilabel" else CrossEntropyLoss()
+        loss: nn.Module = BCELoss() if info.task == "multilabel" else CrossEntropyLoss()
+        return loss
 
     def configure_metrics(self, info: DataInfo) -> MetricCollection:
         """Those of the class's description."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.detection import MeanAveragePrecision
 
 from dlrecipes.contracts import DataInfo, DetectionBatch, DetectionOutput, Prediction
@@ -175,11 +175,11 @@ class DetectionTask(BaseTask):
 
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> DetectionOutput:
         """Loss and predictions of one validation batch."""
-        return self._evaluate(batch, "val")
+        return self._evaluate(batch, self.val_loss)
 
     def test_step(self, batch: DetectionBatch, batch_idx: int) -> DetectionOutput:
         """Loss and predictions of one test batch."""
-        return self._evaluate(batch, "test")
+        return self._evaluate(batch, self.test_loss)
 
     def predict_step(self, batch: DetectionBatch, batch_idx: int) -> list[Prediction]:
         """Predictions in pixels of the original images."""
@@ -190,7 +190,7 @@ class DetectionTask(BaseTask):
         found: list[Prediction] = postprocess(outputs, batch["orig_sizes"])
         return found
 
-    def _evaluate(self, batch: DetectionBatch, stage: str) -> DetectionOutput:
+    def _evaluate(self, batch: DetectionBatch, mean_loss: MeanMetric) -> DetectionOutput:
         # crowd regions are ground truth to be ignored, not to be matched by the loss
         training_targets = [
             {"labels": t["labels"][~t["iscrowd"]], "boxes": t["boxes"][~t["iscrowd"]]} for t in batch["targets"]
@@ -198,7 +198,7 @@ class DetectionTask(BaseTask):
         outputs = self(batch["images"], batch["mask"])
         losses = self.criterion(outputs, training_targets)
         loss = losses if isinstance(losses, Tensor) else self.weigh(losses)
-        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(training_targets), sync_dist=True)
+        mean_loss.update(loss, len(training_targets))
         predictions = [
             Prediction(scores=p["scores"].cpu(), labels=p["labels"].cpu(), boxes=p["boxes"].cpu())
             for p in self._predictions(outputs, batch)
@@ -235,19 +235,21 @@ class DetectionTask(BaseTask):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation split."""
-        self._log_metrics("val", self.val_metric)
+        self._log_metrics("val", self.val_loss, self.val_metric)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test split."""
-        self._log_metrics("test", self.test_metric)
+        self._log_metrics("test", self.test_loss, self.test_metric)
 
-    def _log_metrics(self, stage: str, metric: Metric) -> None:
+    def _log_metrics(self, stage: str, mean_loss: MeanMetric, metric: Metric) -> None:
         evaluated = gather_in_order(self._evaluated)
         self._evaluated = []
         metric.update([prediction for prediction, _ in evaluated], [truth for _, truth in evaluated])
         values = metric.compute()
         metric.reset()
         # every rank has computed the same numbers: nothing to reduce
+        self.log(f"{stage}/loss", mean_loss.compute(), rank_zero_only=False)
+        mean_loss.reset()
         self.log_dict(
             {f"{stage}/{name}": values[name].float() for name in _METRICS if name in values}, rank_zero_only=False
         )

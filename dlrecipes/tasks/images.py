@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 
 from dlrecipes.contracts import DataInfo, ImageBatch, ImageOutput
 from dlrecipes.errors import UserError
@@ -170,11 +170,11 @@ class ImageTask(BaseTask):
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> ImageOutput:
         """Loss and outputs of one validation batch."""
-        return self._evaluate(batch, "val", self.val_metrics)
+        return self._evaluate(batch, self.val_loss, self.val_metrics)
 
     def test_step(self, batch: ImageBatch, batch_idx: int) -> ImageOutput:
         """Loss and outputs of one test batch."""
-        return self._evaluate(batch, "test", self.test_metrics)
+        return self._evaluate(batch, self.test_loss, self.test_metrics)
 
     def predict_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """float32 probabilities [B, C], or values [B, T] in the data's own units."""
@@ -182,23 +182,24 @@ class ImageTask(BaseTask):
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
 
-    def _evaluate(self, batch: ImageBatch, stage: str, metrics: MetricCollection) -> ImageOutput:
+    def _evaluate(self, batch: ImageBatch, mean_loss: MeanMetric, metrics: MetricCollection) -> ImageOutput:
         outputs, loss = self.step(batch)
-        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(outputs), sync_dist=True)
+        mean_loss.update(loss, len(outputs))
         found = self.predictions(outputs)
         metrics.update(found, self.targets_for_metrics(batch["targets"]))
         return {"loss": loss, "outputs": found}
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation split."""
-        self._log_metrics("val", self.val_metrics)
+        self._log_metrics("val", self.val_loss, self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test split."""
-        self._log_metrics("test", self.test_metrics)
+        self._log_metrics("test", self.test_loss, self.test_metrics)
 
-    def _log_metrics(self, stage: str, metrics: MetricCollection) -> None:
-        values = metrics.compute()
+    def _log_metrics(self, stage: str, mean_loss: MeanMetric, metrics: MetricCollection) -> None:
+        values = {"loss": mean_loss.compute()} | metrics.compute()
+        mean_loss.reset()
         metrics.reset()
         # every rank has computed the same numbers: nothing to reduce
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=False)

@@ -42,7 +42,7 @@ def classification_metrics(classes: Sequence[str]) -> MetricCollection:
     Args:
         classes: names.
     """
-    metrics: dict[str, Metric] = {
+    metrics: dict[str, Metric | MetricCollection] = {
         "scores": ClassScores(classes),
         "auprc": MeanPrecision(len(classes)),
         "ece": CalibrationError(),
@@ -60,7 +60,7 @@ def multilabel_metrics(classes: Sequence[str]) -> MetricCollection:
     Args:
         classes: names.
     """
-    metrics: dict[str, Metric] = {
+    metrics: dict[str, Metric | MetricCollection] = {
         "precision": LabelPrecision(classes),
         "f1": MultilabelF1Score(len(classes), average="macro", validate_args=False),
         "subset_accuracy": MultilabelExactMatch(len(classes), validate_args=False),

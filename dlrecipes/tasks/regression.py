@@ -45,7 +45,8 @@ class RegressionTask(ImageTask):
         """Smooth L1: outliers pull with a bounded force."""
         from dlrecipes.losses import SmoothL1Loss
 
-        return SmoothL1Loss()
+        loss: nn.Module = SmoothL1Loss()
+        return loss
 
     def configure_metrics(self, info: DataInfo) -> MetricCollection:
         """Those of the class's description."""
@@ -77,7 +78,7 @@ class RegressionTask(ImageTask):
     def outputs_for_loss(self, outputs: Tensor) -> Tensor:
         """[B, T], or [B, T, k] for a loss with ``outputs_per_target = k > 1``."""
         each = 1 if self.info is None else self.info.outputs_per_target
-        return outputs if each == 1 else outputs.unflatten(1, (-1, each))
+        return outputs if each == 1 else outputs.reshape(len(outputs), -1, each)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """float32 [B, T] in the data's own units."""

@@ -1,0 +1,204 @@
+"""ClassificationTask: trains with one label and with several, saves, reloads; any loss; errors in one sentence."""
+
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from torch import Tensor, nn
+from toy_images import CLASSES, INFO, Net, ToyData, batch, fit, make_trainer
+
+from dlrecipes.errors import UserError
+from dlrecipes.tasks import ClassificationTask
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+
+ONE_LABEL = {"accuracy", "balanced_accuracy", "f1", "auprc", "ece", "nll", "loss"}
+SEVERAL = {"map", "f1", "subset_accuracy", "loss"}
+
+
+class Weighted(nn.Module):
+    """A loss that knows sample weights."""
+
+    def __init__(self, power: float = 1.0) -> None:
+        super().__init__()
+        self.power = power
+        self.seen: Tensor | None = None
+
+    def forward(self, logits: Tensor, targets: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        self.seen = sample_weight
+        return nn.functional.cross_entropy(logits, targets).pow(self.power)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ClassificationTask, dict[str, Tensor], Path]:
+    torch.manual_seed(0)
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 1.0]))
+    task = ClassificationTask(Net(pretrained=True), loss, lr=0.05, channels_last=True, warmup_steps=2)
+    folder = tmp_path_factory.mktemp("run")
+    trainer = fit(task, folder, ToyData(), epochs=12)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return task, dict(trainer.callback_metrics), folder / "last.ckpt"
+
+
+def test_learns_and_logs_every_metric(trained: tuple) -> None:
+    metrics = trained[1]
+    assert {f"val/{name}" for name in ONE_LABEL} | {f"val/recall_class/{c}" for c in CLASSES} <= set(metrics)
+    assert "val/top5_accuracy" not in metrics  # three classes
+    assert metrics["val/accuracy"] > 0.9
+    assert metrics["train/accuracy"] > 0.9
+    assert ClassificationTask.monitor in metrics
+
+
+def test_the_networks_normalisation_wins_and_is_in_the_checkpoint(trained: tuple) -> None:
+    task, _, file = trained
+    again = ClassificationTask.load_from_checkpoint(file)
+    assert task.info == again.info == replace(INFO["classification"], mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert again.model.pretrained is False  # nothing to download
+    assert again.normalise(batch()["images"]).min() == pytest.approx(-2.0)
+
+
+def test_a_checkpoint_rebuilds_network_and_loss_bitwise(trained: tuple) -> None:
+    task, _, file = trained
+    again = ClassificationTask.load_from_checkpoint(file)
+    assert again.loss.weight.tolist() == [1.0, 2.0, 1.0]
+    assert (again.lr, again.optimizer, again.model.width) == (0.05, "adamw", 6)
+    with torch.no_grad():
+        expected, found = (t.eval().predict_step(batch(), 0) for t in (task, again))
+    assert torch.equal(expected, found)
+    assert found.sum(1).tolist() == pytest.approx([1.0] * 6)
+
+
+def test_test_split_agrees_with_predictions(trained: tuple, tmp_path: Path) -> None:
+    task, _, _ = trained
+    data = ToyData(val=10, batch_size=4)
+    trainer = make_trainer(tmp_path)
+    (metrics,) = trainer.test(task, datamodule=data, verbose=False)
+    found = torch.cat(trainer.predict(task, datamodule=data)).argmax(1)
+    truth = torch.arange(10) % 3
+    assert metrics["test/accuracy"] == pytest.approx(accuracy_score(truth, found))
+    assert metrics["test/balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, found))
+
+
+def test_several_labels(tmp_path: Path) -> None:
+    task = ClassificationTask(Net(), nn.BCEWithLogitsLoss(), lr=0.05)
+    trainer = fit(task, tmp_path, ToyData("multilabel"), epochs=12)
+    names = set(trainer.callback_metrics)
+    assert {f"val/{name}" for name in SEVERAL} | {f"val/ap_class/{c}" for c in CLASSES} <= names
+    assert not names & {"val/accuracy", "train/accuracy"}
+    assert trainer.callback_metrics["val/map"] > 0.9
+    assert task.monitor in names
+    assert task.eval().predict_step(batch("multilabel"), 0).sum(1).max() > 1.2  # a sigmoid each
+
+
+def test_validation_gives_probabilities_to_callbacks(trained: tuple) -> None:
+    task = trained[0]
+    task.log = lambda *args, **kwargs: None
+    out = task.eval().validation_step(batch(), 0)
+    task.val_metrics.reset()
+    task.val_loss.reset()
+    assert out["outputs"].shape == (6, 3)
+    assert out["outputs"].dtype == torch.float32
+    assert out["loss"].dim() == 0
+
+
+def test_soft_labels_train_without_accuracy(trained: tuple) -> None:
+    task = trained[0]
+    logged = {}
+    task.log = lambda name, value, **kwargs: logged.update({name: value})
+    mixed = batch() | {"targets": torch.full((6, 3), 1 / 3), "images": batch()["images"].float() * 0.9}
+    assert task.train().training_step(mixed, 0)["loss"].isfinite()
+    assert set(logged) == {"train/loss"}
+    task.training_step(batch(), 1)
+    assert set(logged) == {"train/loss", "train/accuracy"}
+
+
+def bound(loss: nn.Module | None = None, model: nn.Module | None = None) -> ClassificationTask:
+    task = ClassificationTask(model or Net(), loss or Weighted())
+    task.info = INFO["classification"]
+    task.configure_model()
+    return task
+
+
+def test_sample_weights_reach_the_loss() -> None:
+    task = bound()
+    task.step(batch(weights=True))
+    assert task.loss.seen.tolist() == [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]
+    task.step(batch())
+    assert task.loss.seen is None
+
+
+def test_weights_without_a_loss_that_takes_them() -> None:
+    with pytest.raises(UserError, match=r"CrossEntropyLoss\.forward takes no sample_weight: add that argument"):
+        bound(nn.CrossEntropyLoss()).step(batch(weights=True))
+
+
+@pytest.mark.parametrize("outputs", [2, 7])
+def test_a_network_of_another_width_is_one_sentence(outputs: int, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, outputs))
+    with pytest.raises(UserError, match=rf"Sequential gives outputs of shape \(6, {outputs}\) .* needs \(6, 3\)"):
+        fit(ClassificationTask(network, nn.CrossEntropyLoss()), tmp_path, ToyData())
+
+
+def test_a_loss_for_each_sample_is_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"CrossEntropyLoss gives a loss of shape \(6,\) .* reduction to 'mean'"):
+        bound(nn.CrossEntropyLoss(reduction="none")).step(batch())
+
+
+def test_data_of_another_kind_is_refused() -> None:
+    task = ClassificationTask(Net(), nn.CrossEntropyLoss())
+    task.info = INFO["regression"]
+    with pytest.raises(UserError, match=r"regression with 0 classes: take dlrecipes\.tasks\.RegressionTask"):
+        task.configure_model()
+
+
+def test_init_takes_weights_of_another_run(trained: tuple, capsys: pytest.CaptureFixture[str]) -> None:
+    task = ClassificationTask(Net(), nn.CrossEntropyLoss(), init=str(trained[2]))
+    task.info = INFO["classification"]
+    task.configure_model()
+    assert "weights from" in capsys.readouterr().out
+    assert torch.equal(task.model.stem.weight, trained[0].model.stem.weight)
+
+
+CODE = """
+from torch import nn
+from dlrecipes.tasks import ClassificationTask
+
+class MarginLoss(nn.Module):
+    def __init__(self, margin: float = 1.0):
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, logits, targets):
+        return nn.functional.multi_margin_loss(logits, targets, margin=self.margin)
+
+class MarginTask(ClassificationTask):
+    def configure_loss(self, info):
+        return MarginLoss(margin=len(info.classes) / 2)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A user's module, in a folder that has nothing to do with dlrecipes."""
+    (tmp_path / "my_margins.py").write_text(textwrap.dedent(CODE))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield import_module("my_margins")
+    sys.modules.pop("my_margins", None)
+
+
+def test_a_users_loss_and_task_train_save_and_reload(project: ModuleType, tmp_path: Path) -> None:
+    task = project.MarginTask(Net(), lr=0.05)
+    trainer = fit(task, tmp_path, ToyData(), epochs=8)
+    assert trainer.callback_metrics["val/accuracy"] > 0.9
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    again = project.MarginTask.load_from_checkpoint(tmp_path / "x.ckpt")
+    assert type(again.loss) is project.MarginLoss
+    assert again.loss.margin == 1.5
+    assert torch.equal(again.model.head.weight, task.model.head.weight)

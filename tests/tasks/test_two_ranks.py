@@ -1,0 +1,81 @@
+"""Metrics of two gloo processes with shards of unequal size are those of one process, for every kind of target."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from toy_images import ToyData, make_trainer
+
+from dlrecipes.callbacks import ExactEvaluation
+from dlrecipes.tasks import ClassificationTask, RegressionTask
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, {tests!r})
+from torch import nn
+from test_two_ranks import KINDS, evaluate, make_task
+from toy_images import ToyData, fit
+
+folder = Path(sys.argv[1])
+for kind in KINDS:
+    evaluate(make_task(kind), folder, kind, devices=2)
+task = make_task("classification")
+trainer = fit(task, folder, ToyData(train=14, val=7, batch_size=2), devices=2, strategy="ddp")
+(folder / f"fit_{{trainer.global_rank}}.txt").write_text(str(task.model.head.weight.tolist()))
+"""
+KINDS = {
+    "classification": (ClassificationTask, torch.nn.CrossEntropyLoss),
+    "multilabel": (ClassificationTask, torch.nn.BCEWithLogitsLoss),
+    "regression": (RegressionTask, torch.nn.HuberLoss),
+}
+
+
+def make_task(kind: str):  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    task, loss = KINDS[kind]
+    from toy_images import Net
+
+    return task(Net(), loss())
+
+
+def evaluate(task, folder: Path, kind: str, devices: int) -> None:  # type: ignore[no-untyped-def]
+    """17 images in batches of 2: 9 and 8 images, 5 and 4 batches on two ranks."""
+    trainer = make_trainer(folder, ExactEvaluation(), devices=devices, strategy="ddp" if devices > 1 else "auto")
+    (metrics,) = trainer.test(task, datamodule=ToyData(kind, val=17, batch_size=2), verbose=False)
+    (folder / f"{kind}_{devices}_{trainer.global_rank}.json").write_text(json.dumps(metrics))
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    script = folder / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    environment = {k: v for k, v in os.environ.items() if k != "LOCAL_RANK"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, script, folder], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_two_ranks_measure_what_one_does(ranks: Path, kind: str, tmp_path: Path) -> None:
+    evaluate(make_task(kind), tmp_path, kind, devices=1)
+    expected = json.loads((tmp_path / f"{kind}_1_0.json").read_text())
+    first, second = (json.loads((ranks / f"{kind}_2_{rank}.json").read_text()) for rank in (0, 1))
+    assert len(expected) > 5
+    assert first == pytest.approx(expected, rel=1e-5)
+    assert second == first
+
+
+def test_two_ranks_train_one_network(ranks: Path) -> None:
+    first, second = ((ranks / f"fit_{rank}.txt").read_text() for rank in (0, 1))
+    assert first == second
