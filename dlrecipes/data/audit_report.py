@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dlrecipes.data.records import DetectionRecord, DetectionSource, Finding, box_areas
+from dlrecipes.data.report_print import PrintedReport, class_table, grouped, make_table, remarks
 
 __all__ = ["SIZE_BINS", "AuditReport", "SplitStats"]
 
 _EDGES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 SIZE_BINS = ("<0.5", "0.5-1", "1-2", "2-4", "4-8", "8-16", ">=16")
 """Bins of the box-size histogram: square root of the box's area, in feature cells."""
-
-_WIDTH = 100
-_EXAMPLES = 5
-_CLASSES_SHOWN = 24
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ class SplitStats:
 
 
 @dataclass(frozen=True)
-class AuditReport:
+class AuditReport(PrintedReport):
     """Result of `dlrecipes.data.audit.audit`.
 
     Attributes:
@@ -92,10 +86,7 @@ class AuditReport:
 
     def counted(self) -> dict[str, list[Finding]]:
         """Findings by kind, in the order of first occurrence."""
-        groups: dict[str, list[Finding]] = {}
-        for finding in self.findings:
-            groups.setdefault(finding.kind, []).append(finding)
-        return groups
+        return grouped(self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """Primitives only, for JSON: the same facts as the table, with every finding."""
@@ -114,67 +105,30 @@ class AuditReport:
             "notes": list(self.source.notes),
         }
 
-    def print(self, console: Console | None = None) -> None:
-        """Print the tables: at most 100 columns, plain text where the output is not a terminal."""
-        if console is None:
-            console = Console(highlight=False)
-            if not console.is_terminal:
-                console = Console(highlight=False, width=_WIDTH)
-        width = min(_WIDTH, console.width)
-        for part in self._parts():
-            console.print(part, width=width, crop=False)
-
-    def __str__(self) -> str:
-        text = io.StringIO()
-        # force_jupyter=False: in a notebook rich would display the table instead of writing it
-        console = Console(
-            file=text, width=_WIDTH, highlight=False, force_terminal=False, force_jupyter=False, color_system=None
-        )
-        self.print(console)
-        return text.getvalue()
-
-    def _parts(self) -> Iterable[Table | Text]:
+    def parts(self) -> Iterable[Table | Text]:
         source = self.source
         yield Text(f"Data: {source.root} ({source.format}, {len(source.classes)} classes)", style="bold")
-        for table in (self._split_table(), self._class_table(), self._size_table()):
+        counts = {name: stats.class_counts for name, stats in self._rows().items()}
+        for table in (
+            self._split_table(),
+            class_table("boxes per class", source.classes, counts),
+            self._size_table(),
+        ):
             yield from (Text(), table)
         yield Text()
-        for kind, found in self.counted().items():
-            yield Text(f"{len(found)} x {kind}", style="yellow")
-            yield from (Text(f"    {f}", overflow="fold") for f in found[:_EXAMPLES])
-            if len(found) > _EXAMPLES:
-                yield Text(f"    ... and {len(found) - _EXAMPLES} more")
-        yield from (Text(f"Warning: {w}", style="yellow", overflow="fold") for w in self.warnings)
-        yield from (Text(f"Note: {n}", overflow="fold") for n in source.notes)
-        if not self.findings and not self.warnings:
-            yield Text("No problems found.", style="green")
+        yield from remarks(self.findings, self.warnings, source.notes)
 
     def _rows(self) -> dict[str, SplitStats]:
         return self.splits if len(self.splits) == 1 else {**self.splits, "total": self.total}
 
     def _split_table(self) -> Table:
-        table = _table("split", "images", "without objects", "boxes", "crowd", "most in one image")
+        table = make_table("split", "images", "without objects", "boxes", "crowd", "most in one image")
         for name, s in self._rows().items():
             table.add_row(name, *map(str, (s.images, s.empty_images, s.objects, s.crowd, s.max_objects)))
         return table
 
-    def _class_table(self) -> Table:
-        rows = self._rows()
-        table = _table("boxes per class", *rows)
-        order = sorted(range(len(self.source.classes)), key=lambda k: -self.total.class_counts[k])
-        shown = (
-            order if len(order) <= _CLASSES_SHOWN else [*order[: _CLASSES_SHOWN // 2], *order[-_CLASSES_SHOWN // 2 :]]
-        )
-        for position, k in enumerate(shown):
-            if len(shown) < len(order) and position == _CLASSES_SHOWN // 2:
-                rest = order[_CLASSES_SHOWN // 2 : -_CLASSES_SHOWN // 2]
-                sums = [sum(s.class_counts[i] for i in rest) for s in rows.values()]
-                table.add_row(f"({len(rest)} classes between)", *map(str, sums))
-            table.add_row(Text(self.source.classes[k]), *(str(s.class_counts[k]) for s in rows.values()))
-        return table
-
     def _size_table(self) -> Table:
-        table = _table(f"box size / {self.stride} px", *SIZE_BINS)
+        table = make_table(f"box size / {self.stride} px", *SIZE_BINS)
         for name, s in self._rows().items():
             table.add_row(name, *map(str, s.size_counts))
         return table
@@ -186,11 +140,3 @@ def _stats_dict(stats: SplitStats, classes: Sequence[str]) -> dict[str, Any]:
         "class_counts": dict(zip(classes, stats.class_counts, strict=True)),
         "size_counts": dict(zip(SIZE_BINS, stats.size_counts, strict=True)),
     }
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(first, overflow="fold")
-    for name in others:
-        table.add_column(name, justify="right")
-    return table

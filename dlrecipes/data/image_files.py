@@ -141,7 +141,7 @@ class ArrayImages:
         return pixels.copy()
 
     def decode(self, index: int) -> DecodedImage:
-        return DecodedImage(self.read(index), 1, "RGB" if self._pixels.ndim == 4 else "L")
+        return DecodedImage(self.read(index), 1, "RGB")  # nothing is stored in another form
 
     def size(self, index: int) -> tuple[int, int] | None:
         _checked(index, len(self))

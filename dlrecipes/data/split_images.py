@@ -77,7 +77,7 @@ def _divide(table: ImageTable, kept: set[str], task: str, parts: dict[str, float
 
 def _rows_of(groups: Sequence[Sequence[int]], choice: NDArray[np.int64], part: int) -> NDArray[np.int64]:
     """Rows of a part in the order of the table, so that files are read in order."""
-    return np.array(sorted(row for k in np.flatnonzero(choice == part) for row in groups[k]), dtype=np.int64)
+    return np.array(sorted(row for k in np.flatnonzero(choice == part).tolist() for row in groups[k]), dtype=np.int64)
 
 
 def _choose(targets: NDArray[Any], task: str, parts: Sequence[float], seed: int) -> NDArray[np.int64]:
