@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import UserError
 from dlrecipes.functional.class_weights import ClassWeighting, class_weights, positive_weights
-from dlrecipes.losses.base import check_range
 
 __all__ = ["ClassBalance", "ClassWeights"]
 
@@ -39,7 +38,8 @@ class ClassBalance(nn.Module):
     def __init__(self, loss: str, class_weights: ClassWeights, *, beta: float, of_positives: bool = False) -> None:
         super().__init__()
         self.loss, self.class_weights, self.beta, self.of_positives = loss, class_weights, beta, of_positives
-        check_range("effective_beta", beta, 0, 1, open_low=True)
+        if not 0 < beta < 1:
+            raise ValueError(f"effective_beta={beta}: between 0 and 1, neither of them, is needed")
         weight = None
         if isinstance(class_weights, str):
             if class_weights not in get_args(ClassWeighting):

@@ -117,15 +117,33 @@ def test_huge_inputs_leave_value_and_gradient_finite(row: Row, dtype: torch.dtyp
 
 
 def test_compiles_as_one_graph(row: Row) -> None:
+    """So nothing in it waits for the device, and no shape depends on values: either would break the graph."""
     loss, y, weight = row.make(reduction="mean"), row.targets(N), torch.linspace(0, 1, N)
     torch.compiler.reset()
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
     eager, traced = leaf(row.inputs(N).float()), leaf(row.inputs(N).float())
-    loss(eager, y, weight).backward()
-    value = compiled(traced, y, weight)
+    expected, value = loss(eager, y, weight), compiled(traced, y, weight)
+    expected.backward()
     value.backward()
-    torch.testing.assert_close(value, loss(eager, y, weight))
+    torch.testing.assert_close(value, expected)
     torch.testing.assert_close(gradient(traced), gradient(eager))
+
+
+@pytest.mark.gpu
+def test_gpu_agrees_without_a_wait_and_compiled(row: Row) -> None:
+    loss, x, y, weight = row.make(reduction="mean"), row.inputs(N).float(), row.targets(N), torch.linspace(0, 1, N)
+    expected = loss(x, y, weight)
+    loss, x, y, weight = loss.cuda(), leaf(x.cuda()), y.cuda(), weight.cuda()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        value = loss(x, y, weight)
+        value.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(value.cpu(), expected)
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(loss, fullgraph=True)(x, y, weight).cpu(), expected)
 
 
 def test_moves_to_another_dtype(row: Row) -> None:
