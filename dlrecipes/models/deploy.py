@@ -57,6 +57,9 @@ class DeployedModel(_Deployed):
         1.0
     """
 
+    target_mean: Tensor
+    target_std: Tensor
+
     def __init__(self, model: nn.Module, info: DataInfo, *, answer: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__(model, info)
         self.answer = self._default_answer if answer is None else answer
@@ -71,7 +74,8 @@ class DeployedModel(_Deployed):
             return outputs.softmax(1)
         if self.info.task == "multilabel":
             return outputs.sigmoid()
-        values = outputs.unflatten(1, (-1, self.info.outputs_per_target))[..., 0]
+        # not len(outputs), which an export takes for a constant
+        values = outputs.reshape(outputs.shape[0], -1, self.info.outputs_per_target)[..., 0]
         return values * self.target_std + self.target_mean
 
     def describe(self) -> dict[str, str]:
