@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dlrecipes.data.audit_report import AuditReport
     from dlrecipes.data.check import check_data
+    from dlrecipes.data.classification import ClassificationData
     from dlrecipes.data.detection import DetectionData
+    from dlrecipes.data.digits import embedded_digits
     from dlrecipes.data.discover import read_detection
+    from dlrecipes.data.discover_images import read_images
+    from dlrecipes.data.image_files import ArrayImages, PathImages, TorchvisionImages
+    from dlrecipes.data.image_report import ImageAuditReport
+    from dlrecipes.data.image_source import ImageFiles, ImageSource, ImageTable
     from dlrecipes.data.loader import ResumableDataLoader, make_loader
+    from dlrecipes.data.parquet_images import ParquetImages
     from dlrecipes.data.predict import find_images, predict_loader
     from dlrecipes.data.records import DetectionRecord, DetectionSource
     from dlrecipes.data.sampler import EpochSampler
@@ -24,39 +31,61 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlbumentationsTransform",
+    "ArrayImages",
     "AuditReport",
+    "ClassificationData",
     "DetectionData",
     "DetectionRecord",
     "DetectionSource",
     "DetectionTransform",
     "DigitScenes",
     "EpochSampler",
+    "ImageAuditReport",
+    "ImageFiles",
+    "ImageSource",
+    "ImageTable",
+    "ParquetImages",
+    "PathImages",
     "ResumableDataLoader",
+    "TorchvisionImages",
     "check_data",
+    "embedded_digits",
     "export_coco",
     "find_images",
     "make_loader",
     "predict_loader",
     "read_detection",
+    "read_images",
     "split_by_seed",
 ]
 
 _MODULES = {
     "AlbumentationsTransform": "transforms",
+    "ArrayImages": "image_files",
     "AuditReport": "audit_report",
+    "ClassificationData": "classification",
     "DetectionData": "detection",
     "DetectionRecord": "records",
     "DetectionSource": "records",
     "DetectionTransform": "transforms",
     "DigitScenes": "scenes",
     "EpochSampler": "sampler",
+    "ImageAuditReport": "image_report",
+    "ImageFiles": "image_source",
+    "ImageSource": "image_source",
+    "ImageTable": "image_source",
+    "ParquetImages": "parquet_images",
+    "PathImages": "image_files",
     "ResumableDataLoader": "loader",
+    "TorchvisionImages": "image_files",
     "check_data": "check",
+    "embedded_digits": "digits",
     "export_coco": "scenes_export",
     "find_images": "predict",
     "make_loader": "loader",
     "predict_loader": "predict",
     "read_detection": "discover",
+    "read_images": "discover_images",
     "split_by_seed": "split",
 }
 

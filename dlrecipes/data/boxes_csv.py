@@ -35,7 +35,7 @@ from dlrecipes.data.layout import (
 from dlrecipes.data.records import DetectionRecord, DetectionSource, make_record
 from dlrecipes.errors import UserError
 
-__all__ = ["find_csv", "read_csv"]
+__all__ = ["find_csv", "holds_boxes", "read_csv"]
 
 _COLUMNS = {
     "image": ("image", "image_path", "img_path", "path", "file", "filename", "file_name", "file_path"),
@@ -78,6 +78,11 @@ def find_csv(root: Path) -> dict[str, Path]:
             )
         splits[split] = path
     return splits
+
+
+def holds_boxes(path: Path) -> bool:
+    """Whether a CSV file has the columns of boxes."""
+    return _header(path) is not None
 
 
 def _delimiter(line: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dlrecipes.data.boxes_csv import find_csv, read_csv
+from dlrecipes.data.boxes_csv import find_csv, holds_boxes, read_csv
 from dlrecipes.data.coco import find_coco, read_coco
 from dlrecipes.data.layout import split_name
 from dlrecipes.data.records import DetectionSource
@@ -12,13 +12,32 @@ from dlrecipes.data.voc import find_voc, read_voc
 from dlrecipes.data.yolo import find_yolo, read_yolo
 from dlrecipes.errors import UserError
 
-__all__ = ["read_detection"]
+__all__ = ["DETECTION_FORMATS", "holds_detection", "read_detection"]
 
-_LOOKED_FOR = (
+DETECTION_FORMATS = (
     "COCO JSON (annotations/instances_*.json, *.json, train/_annotations.coco.json), "
     "Pascal VOC (Annotations/*.xml, *.xml), YOLO (data.yaml with 'names') "
     "and CSV (*.csv with image, x1, y1, x2, y2, label)"
 )
+"""What is looked for, for messages."""
+
+
+def holds_detection(path: str | Path) -> bool:
+    """Whether something at this path looks like annotations of boxes, readable or not."""
+    root: Path | None = Path(path).expanduser()
+    try:
+        if root is not None and root.is_file():
+            name = root.suffix.lower()
+            return name in (".json", ".yaml", ".yml") or (name == ".csv" and holds_boxes(root))
+        while root is not None and root.is_dir():
+            if find_coco(root) or find_voc(root) or find_yolo(root) is not None or find_csv(root):
+                return True
+            root = _only_folder(root)
+    except UserError:  # there is something, and reading it says what is wrong
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def read_detection(path: str | Path) -> DetectionSource:
@@ -47,14 +66,14 @@ def _read(given: Path) -> DetectionSource:
     if given.is_file():
         return _read_file(given)
     if not any(given.iterdir()):
-        raise UserError(f"{given} is empty; give a folder with images and {_LOOKED_FOR}.")
+        raise UserError(f"{given} is empty; give a folder with images and {DETECTION_FORMATS}.")
     source = _read_folder(given)
     inner = given
     while source is None and (inner_only := _only_folder(inner)) is not None:
         inner = inner_only
         source = _read_folder(inner)
     if source is None:
-        raise UserError(f"{given} holds no known annotation format; looked for {_LOOKED_FOR}.")
+        raise UserError(f"{given} holds no known annotation format; looked for {DETECTION_FORMATS}.")
     return source
 
 

@@ -68,12 +68,12 @@ def read_images(
 
 
 def holds_images(path: str | Path) -> bool:
-    """Whether something at this path looks like labelled images, readable or not."""
+    """Whether something at this path looks like labelled images, readable or not; images alone do, too."""
     given = Path(path).expanduser()
     if str(path).startswith(TORCHVISION) or given.suffix.lower() in (".csv", ".tsv", ".parquet"):
         return True
     try:
-        return given.is_dir() and _data_folder(given) is not None
+        return given.is_dir() and bool(_data_folder(given) or files_with_suffix(given, *IMAGE_SUFFIXES))
     except UserError:
         return True
 
