@@ -119,6 +119,11 @@ class ImageCache:
         return self._decode(index) if pixels is None else self._view(pixels, index)
 
     @property
+    def keeps_pictures(self) -> bool:
+        """False where each picture is decoded again when it is asked for."""
+        return self._pixels is not None or self._file is not None
+
+    @property
     def dense(self) -> NDArray[np.uint8] | None:
         """uint8 [n, H, W, 3], read-only; None where shapes differ or pictures are decoded each time."""
         pixels = self._kept() if self._one_shape else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from dlrecipes.data.records import DetectionRecord, DetectionSource
 from dlrecipes.data.sampler import EpochSampler
 from dlrecipes.data.scenes import SPLIT_SIZES, DigitScenes
 from dlrecipes.data.transforms import DetectionTransform, build_transform, eval_transform
+from dlrecipes.data.workers import at_least, choose_workers, rank_of
 from dlrecipes.errors import UserError
 
 __all__ = ["DetectionData"]
@@ -94,13 +94,13 @@ class DetectionData(L.LightningDataModule):
         cache_gb: float = 8.0,
     ) -> None:
         super().__init__()
-        _at_least("batch_size", batch_size, 1)
-        _at_least("num_workers", num_workers, 0)
-        _at_least("image_size", image_size, 32)
-        _at_least("seed", seed, 0)
-        _at_least("max_queries", max_queries, 1)
-        _at_least("scenes_train", scenes_train, 1)
-        _at_least("cache_gb", cache_gb, 0)
+        at_least("batch_size", batch_size, 1)
+        at_least("num_workers", num_workers, 0)
+        at_least("image_size", image_size, 32)
+        at_least("seed", seed, 0)
+        at_least("max_queries", max_queries, 1)
+        at_least("scenes_train", scenes_train, 1)
+        at_least("cache_gb", cache_gb, 0)
         if not 0.0 < val_fraction < 0.5:
             raise UserError(f"val_fraction must be between 0 and 0.5, got {val_fraction}.")
         default_size = _SCENE_SIZE if path is None else _FILE_SIZE
@@ -207,7 +207,7 @@ class DetectionData(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         if self.predict_paths is None:
             raise UserError("There is nothing to predict on: give predict_paths, image files or a folder.")
-        rank, world_size = self._rank()
+        rank, world_size = rank_of(self.trainer)
         return predict_loader(
             self.predict_paths,
             self.info,
@@ -266,7 +266,7 @@ class DetectionData(L.LightningDataModule):
         self.prepare()
         self._make(role)
         dataset = self._datasets[role]
-        rank, world_size = self._rank()
+        rank, world_size = rank_of(self.trainer)
         training = role == "train"
         if not training and len(dataset) < world_size:
             raise UserError(
@@ -280,29 +280,9 @@ class DetectionData(L.LightningDataModule):
             collate_fn=collate_detection,
         )
 
-    def _rank(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
     def _workers(self) -> int:
         if self.num_workers is None:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            devices = 1 if self.trainer is None else self.trainer.num_devices
-            on_cpu = self.trainer is None or self.trainer.strategy.root_device.type == "cpu"
             most = 4 if self.path is None else 8  # a scene takes 0.6 ms, a picture with augmentation several
-            spare = cores // devices - 1
-            if on_cpu and spare <= 1:
-                # measured on two cores: a worker interrupts the threads that compute, and 130 ms a step become 180
-                self.num_workers = 0
-                self._notes.append(f"Batches are prepared between the steps: all {cores} core(s) compute.")
-            else:
-                self.num_workers = max(1, min(most, spare))
-                self._notes.append(
-                    f"{self.num_workers} worker process(es) a device prepare batches, for {cores} cores and {devices} "
-                    "device(s)."
-                )
+            self.num_workers, note = choose_workers(self.trainer, most)
+            self._notes.append(note)
         return self.num_workers
-
-
-def _at_least(name: str, value: float | None, least: int) -> None:
-    if value is not None and value < least:
-        raise UserError(f"{name} must be at least {least}, got {value}.")

@@ -88,8 +88,8 @@ class Colours:
     """How far each picture's colours change; float [B] each, 0: not at all.
 
     Attributes:
-        brightness, contrast, saturation, sharpness: the factor minus 1, as in Pillow's ``ImageEnhance``: from black,
-            from the mean grey, from grey, from a 3 × 3 average.
+        brightness, contrast, saturation: the factor minus 1, as in Pillow's ``ImageEnhance``: away from black, from the
+            mean grey, from grey.
         solarise: 0..1; pixels above ``256 (1 − solarise)`` are inverted.
         stretch: 0..1, towards each channel's full range.
     """
@@ -97,7 +97,6 @@ class Colours:
     brightness: Tensor
     contrast: Tensor
     saturation: Tensor
-    sharpness: Tensor
     solarise: Tensor
     stretch: Tensor
 
@@ -107,29 +106,23 @@ def change_colours(images: Tensor, original: Tensor, change: Colours) -> Tensor:
 
     Args:
         images: float [B, 3, H, W] in 0..255.
-        original: uint8 [B, 3, H, W], the pictures whose mean and range count; sums of bytes are exact in any order.
+        original: float [B, 3, H, W], the pictures whose mean and range count. Whole numbers in 0..255 of up to 256 × 256
+            pixels have a sum that is exact in float32, in whichever order it is taken.
         change: see there.
 
     Returns:
         float [B, 3, H, W] in 0..255.
     """
-    pixels = original.shape[-2] * original.shape[-1]
-    weight = [channel / pixels for channel in _GREY]
-    sums = original.sum(dim=(2, 3), dtype=torch.int64).double()
-    mean = (sums[:, 0] * weight[0] + sums[:, 1] * weight[1] + sums[:, 2] * weight[2]).float()
-    low, high = original.amin(dim=(2, 3)).float(), original.amax(dim=(2, 3)).float()
+    means = original.sum(dim=(2, 3)) / (original.shape[-2] * original.shape[-1])
+    mean = means[:, 0] * _GREY[0] + means[:, 1] * _GREY[1] + means[:, 2] * _GREY[2]
+    low, high = original.amin(dim=(2, 3)), original.amax(dim=(2, 3))
     scale = 255.0 / (high - low).clamp_min(1.0)
     stretch = change.stretch[:, None]
-    gain = (1.0 + change.brightness + change.contrast + change.saturation + change.sharpness)[:, None]
+    gain = (1.0 + change.brightness + change.contrast + change.saturation)[:, None]
     gain = (gain + stretch * (scale - 1.0))[:, :, None, None]
     offset = (-(change.contrast * mean)[:, None] - stretch * low * scale)[:, :, None, None]
     grey = images[:, :1] * _GREY[0] + images[:, 1:2] * _GREY[1] + images[:, 2:] * _GREY[2]
-    average = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
-    out = torch.addcmul(offset, images, gain)
-    out = out.addcmul_(grey, _each(change.saturation), value=-1.0).addcmul_(
-        average, _each(change.sharpness), value=-1.0
-    )
-    out = out.clamp_(0.0, 255.0)
+    out = (images * gain).add_(offset).addcmul_(grey, _each(change.saturation), value=-1.0).clamp_(0.0, 255.0)
     return torch.where(out >= 256.0 * (1.0 - _each(change.solarise)), 255.0 - out, out)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["centre_crop", "evaluation_image", "evaluation_side", "resize_batch", "resize_shorter", "shorter_to"]
+__all__ = ["crop_corner", "evaluation_batch", "evaluation_image", "evaluation_side", "resize_shorter", "shorter_to"]
 
 
 def shorter_to(size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -38,10 +38,14 @@ def resize_shorter(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(resized, dtype=np.uint8)
 
 
-def centre_crop(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """The central square of an image whose sides are both at least ``side``; a view."""
-    top, left = (round((length - side) / 2.0) for length in image.shape[:2])
-    return image[top : top + side, left : left + side]
+def crop_corner(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(top, left) of the central square of ``side`` pixels; halves are rounded to even, as in torchvision.
+
+    Example:
+        >>> crop_corner((256, 341), 224)
+        (16, 58)
+    """
+    return round((size[0] - side) / 2.0), round((size[1] - side) / 2.0)
 
 
 def evaluation_side(image_size: int, crop_fraction: float) -> int:
@@ -56,17 +60,22 @@ def evaluation_side(image_size: int, crop_fraction: float) -> int:
 
 def evaluation_image(image: NDArray[np.uint8], image_size: int, crop_fraction: float) -> NDArray[np.uint8]:
     """uint8 [S, S, 3]: shorter side to ``image_size / crop_fraction``, then the central square of ``image_size``."""
-    return centre_crop(resize_shorter(image, evaluation_side(image_size, crop_fraction)), image_size)
+    image = resize_shorter(image, evaluation_side(image_size, crop_fraction))
+    top, left = crop_corner((image.shape[0], image.shape[1]), image_size)
+    return image[top : top + image_size, left : left + image_size]
 
 
-def resize_batch(images: Tensor, side: int) -> Tensor:
-    """uint8 [B, 3, side, side] of uint8 [B, 3, H, W], bicubic and anti-aliased, on the images' device.
+def evaluation_batch(images: Tensor, image_size: int, crop_fraction: float) -> Tensor:
+    """uint8 [B, 3, S, S] of square pictures uint8 [B, 3, H, H], on their device: what `evaluation_image` does.
 
-    Equal to Pillow's filter within one level.
+    Equal to it within one level; pictures that have the size already are not touched.
     """
-    if images.shape[-2:] == (side, side):
-        return images
-    # On the CPU there is a kernel for bytes, several times as fast; CUDA has none.
-    given = images if images.device.type == "cpu" else images.float()
-    resized = F.interpolate(given, size=(side, side), mode="bicubic", antialias=True)
-    return resized if resized.dtype == torch.uint8 else resized.round_().clamp_(0.0, 255.0).to(torch.uint8)
+    side = evaluation_side(image_size, crop_fraction)
+    if images.shape[-1] != side:
+        # On the CPU there is a kernel for bytes, several times as fast; CUDA has none.
+        given = images if images.device.type == "cpu" else images.float()
+        images = F.interpolate(given, size=(side, side), mode="bicubic", antialias=True)
+        if images.dtype != torch.uint8:
+            images = images.round_().clamp_(0.0, 255.0).to(torch.uint8)
+    top, left = crop_corner((side, side), image_size)
+    return images[..., top : top + image_size, left : left + image_size]

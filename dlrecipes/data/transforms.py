@@ -27,6 +27,7 @@ __all__ = [
     "ResizeShortest",
     "build_transform",
     "eval_transform",
+    "import_albumentations",
 ]
 
 Kept = NDArray[np.int64]
@@ -92,7 +93,7 @@ class LightAugment:
         self.size = _positive("size", size)
         self.flip = flip
         self.cache_side: int | None = round(1.25 * size)
-        albumentations = _albumentations()
+        albumentations = import_albumentations()
         jitter = albumentations.ColorJitter(
             brightness=(0.75, 1.25), contrast=(0.75, 1.25), saturation=(0.75, 1.25), hue=(-0.02, 0.02), p=0.8
         )
@@ -178,7 +179,7 @@ class AlbumentationsTransform:
     def __init__(self, transforms: Sequence[Any] | Any, *, min_visibility: float = 0.25) -> None:
         if not 0.0 <= min_visibility <= 1.0:
             raise ValueError(f"min_visibility must be in 0..1, got {min_visibility}")
-        albumentations = _albumentations()
+        albumentations = import_albumentations()
         self.cache_side: int | None = None  # unknown what it needs: full resolution
         self._compose = albumentations.Compose(
             list(transforms) if isinstance(transforms, Sequence) else [transforms],
@@ -249,6 +250,7 @@ def _positive(name: str, value: int) -> int:
     return value
 
 
-def _albumentations() -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
+def import_albumentations() -> Any:
+    """The package, imported where it is used, and kept from asking the network for its newest version."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     return import_module("albumentations")  # 2 to 3 s: only where it is used

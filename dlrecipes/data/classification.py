@@ -1,0 +1,372 @@
+"""The datamodule for labelled images: a path, or nothing at all, becomes batches and the facts about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from dlrecipes.contracts import DataInfo, ImageBatch
+from dlrecipes.data.audit_images import audit_images
+from dlrecipes.data.cache import ImageCache
+from dlrecipes.data.digits import embedded_digits
+from dlrecipes.data.discover_images import read_images
+from dlrecipes.data.image_dataset import ImageDataset, unchanged
+from dlrecipes.data.image_facts import NORMALISATIONS, Statistics, image_info, pixel_statistics, with_image_splits
+from dlrecipes.data.image_plan import ImageOptions, ImagePlan
+from dlrecipes.data.image_predict import image_predict_loader
+from dlrecipes.data.image_report import ImageAuditReport
+from dlrecipes.data.image_source import ImageSource, ImageTable
+from dlrecipes.data.image_transforms import ImageTransform
+from dlrecipes.data.loader import ResumableDataLoader, leaves_out_rest, make_loader
+from dlrecipes.data.sampler import EpochSampler
+from dlrecipes.data.workers import at_least, choose_workers, rank_of
+from dlrecipes.errors import UserError
+
+__all__ = ["ClassificationData"]
+
+_DIGIT_SIZE = 32
+_MEMORY = 128 * 2**20  # bytes of decoded pictures that are not worth a file
+_MOST_WORKERS = 8
+_STATISTICS = 10_000  # pictures that mean and standard deviation are taken from
+
+
+class ClassificationData(L.LightningDataModule):
+    """Images with a label, with several labels, or with numbers, from files found by itself, or embedded digits.
+
+    What the data needs to be told about itself is worked out and stated: the task, the classes, missing splits,
+    corrupt and repeated files, the size, mean and standard deviation. Pictures are decoded once. Batches are
+    `dlrecipes.contracts.ImageBatch`.
+
+    Equal squares of at most 64 pixels stay as they are until they are on the device: there they are augmented as a
+    whole batch, scaled to ``image_size``, and mixed. Larger ones are augmented one by one by the data workers.
+
+    Every sample is a pure function of (seed, epoch, index), and training batches continue after a resume in mid-epoch.
+    Give ``use_distributed_sampler=False`` to the Trainer: the loaders share out samples themselves.
+
+    Args:
+        path: folder, table, Parquet file or ``torchvision:NAME``, see `dlrecipes.data.read_images`; None: the embedded
+            digits, unless there is a ``source``.
+        source: data that has been read already or is in memory (`dlrecipes.data.array_source`), instead of ``path``.
+        batch_size: pictures a training step on each device. A rest that makes a smaller batch is left out of an epoch
+            of 20 or more batches; a rest of one picture always is.
+        eval_batch_size: pictures a batch in evaluation; None: ``batch_size``.
+        num_workers: processes that prepare batches; None: chosen by the number of cores, 0 where a batch is one copy.
+        image_size: side of the squares that the model sees; None: the pictures' own if they are equal squares of at
+            most 64 pixels, otherwise 224; 32 for the embedded digits.
+        crop_fraction: evaluation scales the shorter side to ``image_size / crop_fraction`` and takes the central
+            square; None: 1 for small pictures, otherwise 0.875.
+        augment: in training: ``"none"``, ``"light"`` (crop, mirror), ``"strong"`` (that, a change of shape or colour,
+            a rectangle erased), an import path, or an `ImageTransform`; None: ``"light"``.
+        mirror: whether presets may mirror; None: unless the classes are the ten digits.
+        device_augment: augment whole batches on the device; None: if pictures are small and ``augment`` is a preset.
+        mix: ``"none"``, ``"mixup"``, ``"cutmix"`` or ``"both"``, see `dlrecipes.data.MixSamples`.
+        mix_alpha: of the Beta distribution; None: 0.2 for mixup, 1 for CutMix.
+        mix_prob: of mixing a sample.
+        normalisation: mean and standard deviation in ``info``: ``"auto"`` (of the training split), ``"imagenet"`` or
+            ``"half"`` (0.5). A pretrained model's own go before it.
+        train_split, val_split, test_split: names of the splits to use.
+        val_fraction: part of the images that becomes the validation split where there is none; where there is no split
+            at all, a test split of the same size is made, too.
+        seed: of splits, order, augmentation and mixing.
+        skip_corrupt: leave out images that are missing or cannot be decoded, counted, instead of refusing the data.
+        target: column or columns of a table that hold the target; None: found.
+        kind: ``"classification"``, ``"multilabel"`` or ``"regression"``; ``"auto"``: by what the target holds.
+        long_tailed: let the training images of the embedded digits fall from 126 of ``zero`` to 6 of ``nine``.
+        predict_paths: image files or folders for ``predict_dataloader``.
+        cache_gb: largest file of decoded pictures, in units of 2³⁰ bytes; larger data is decoded each time.
+
+    Raises:
+        UserError: for a value outside its range; in ``prepare`` and ``setup`` for data that cannot be used.
+
+    Example:
+        >>> data = ClassificationData(batch_size=4, num_workers=0)
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> tuple(batch["images"].shape), batch["targets"].dtype, data.info.num_classes
+        ((4, 3, 32, 32), torch.int64, 10)
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        *,
+        source: ImageSource | None = None,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        image_size: int | None = None,
+        crop_fraction: float | None = None,
+        augment: str | ImageTransform | None = None,
+        mirror: bool | None = None,
+        device_augment: bool | None = None,
+        mix: str = "none",
+        mix_alpha: float | None = None,
+        mix_prob: float = 1.0,
+        normalisation: str = "auto",
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str = "test",
+        val_fraction: float = 0.15,
+        seed: int = 0,
+        skip_corrupt: bool = False,
+        target: str | Sequence[str] | None = None,
+        kind: str = "auto",
+        long_tailed: bool = False,
+        predict_paths: str | Sequence[str] | None = None,
+        cache_gb: float = 8.0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+            ("cache_gb", cache_gb, 0),
+        ):
+            at_least(name, value, least)
+        if not 0.0 < val_fraction < 0.5:
+            raise UserError(f"val_fraction must be between 0 and 0.5, got {val_fraction}.")
+        if normalisation not in ("auto", *NORMALISATIONS):
+            raise UserError(f"normalisation must be one of auto, {', '.join(NORMALISATIONS)}, got {normalisation!r}.")
+        if path is not None and source is not None:
+            raise UserError(f"path {path!r} and source cannot both be given: choose one.")
+        if long_tailed and (path is not None or source is not None):
+            raise UserError("long_tailed thins out the embedded digits only: leave it out for data of your own.")
+        self.options = ImageOptions(
+            image_size=image_size,
+            crop_fraction=crop_fraction,
+            augment="light" if augment is None else augment,
+            mirror=mirror,
+            device_augment=device_augment,
+            mix=mix,
+            mix_alpha=mix_alpha,
+            mix_prob=mix_prob,
+            seed=seed,
+        )
+        self.path = path
+        self.source = source
+        self.batch_size = batch_size
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.num_workers = num_workers
+        self.normalisation = normalisation
+        self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
+        self.val_fraction = val_fraction
+        self.seed = seed
+        self.skip_corrupt = skip_corrupt
+        self.target = target
+        self.kind = kind
+        self.long_tailed = long_tailed
+        self.predict_paths = predict_paths
+        self.cache_gb = cache_gb
+        self._info: DataInfo | None = None
+        self._audit: ImageAuditReport | None = None
+        self._plan: ImagePlan | None = None
+        self._notes: list[str] = []
+        self._caches: dict[tuple[str, int | None], ImageCache] = {}
+        self._datasets: dict[str, ImageDataset] = {}
+
+    @property
+    def info(self) -> DataInfo:
+        """Facts about the data; reads and checks it if that has not been done."""
+        self.prepare()
+        if self._info is None:
+            raise RuntimeError("prepare() did not set info")
+        return self._info
+
+    @property
+    def report(self) -> str:
+        """The audit's table as text."""
+        return str(self.audit_report)
+
+    @property
+    def audit_report(self) -> ImageAuditReport:
+        """The audit's result."""
+        if self._audit is None:
+            self.prepare()
+        if self._audit is None:
+            raise RuntimeError("prepare() did not set the audit's report")
+        return self._audit
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided by itself, one sentence each: splits, sizes, where pictures are kept, workers."""
+        return tuple(self._notes)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits that there are."""
+        return tuple(self.audit_report.source.splits)
+
+    def table(self, split: str) -> ImageTable:
+        """A split after the audit; a batch's ``index`` are positions in it."""
+        source = self.audit_report.source
+        if split not in source.splits:
+            raise UserError(f"{source.root} has no split {split!r}, only {', '.join(source.splits)}.")
+        return source.splits[split]
+
+    def prepare_data(self) -> None:
+        """On one process first, so that the others find the audit's results and the decoded pictures."""
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Read and audit the data, once. Deterministic: each rank comes to the same result."""
+        if self._info is not None:
+            return
+        names = (self.train_split, self.val_split, self.test_split)
+        source = with_image_splits(self._read(), names, val_fraction=self.val_fraction, seed=self.seed)
+        self._audit = audit_images(source, skip_corrupt=self.skip_corrupt)
+        source = self._audit.source
+        self._plan = self.options.plan(source)
+        for note in (*source.notes, *self._plan.notes):
+            self._note(note if note.endswith(".") else f"{note}.")
+        step = self._plan.step
+        self._info = image_info(
+            source,
+            self.train_split,
+            image_size=step.image_size,
+            crop_fraction=step.crop_fraction,
+            statistics=self._statistics(self._plan),
+        )
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the data sets that a stage needs; those that exist are kept."""
+        self.prepare()
+        if stage in (None, "fit"):
+            self._make("train")
+        if stage in (None, "fit", "validate"):
+            self._make("val")
+        if stage == "test" or (stage is None and self.test_split in self.splits):
+            self._make("test")
+
+    def train_dataloader(self) -> ResumableDataLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> ResumableDataLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> ResumableDataLoader:
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        if self.predict_paths is None:
+            raise UserError("There is nothing to predict on: give predict_paths, image files or a folder.")
+        rank, world_size = rank_of(self.trainer)
+        workers = choose_workers(self.trainer, _MOST_WORKERS)[0] if self.num_workers is None else self.num_workers
+        return image_predict_loader(
+            self.predict_paths,
+            self.info,
+            batch_size=self.eval_batch_size,
+            num_workers=workers,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
+        """Called by Lightning on the device, with each batch."""
+        return self.finish(batch, training=self.trainer is not None and self.trainer.training)
+
+    def finish(self, batch: ImageBatch, *, training: bool) -> ImageBatch:
+        """What a loader's batch lacks: augmentation on the device, scaling of small pictures, mixing.
+
+        Lightning calls it; in a loop of one's own, call it with each batch once that is on the device.
+
+        Returns:
+            images uint8, or float32 after mixing, [B, 3, image_size, image_size].
+        """
+        return self._planned().step(batch, training=training)
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+
+    def _read(self) -> ImageSource:
+        if self.source is not None:
+            return self.source
+        if self.path is None:
+            return embedded_digits(self.long_tailed, self.options.image_size or _DIGIT_SIZE)
+        return read_images(self.path, target=self.target, kind=self.kind)
+
+    def _planned(self) -> ImagePlan:
+        if self._plan is None:
+            self.prepare()
+        if self._plan is None:
+            raise RuntimeError("prepare() did not make a plan")
+        return self._plan
+
+    def _cache(self, split: str, side: int | None) -> ImageCache:
+        if (split, side) not in self._caches:
+            table, limit = self.table(split), int(self.cache_gb * 2**30)
+            self._caches[split, side] = ImageCache(
+                table.images, min_side=side, sizes=table.sizes, memory_bytes=min(_MEMORY, limit), limit_bytes=limit
+            )
+            self._note(f"{split}: {self._caches[split, side].note}")
+        return self._caches[split, side]
+
+    def _statistics(self, plan: ImagePlan) -> Statistics:
+        if self.normalisation != "auto":
+            self._note(f"Pixels are normalised as for {self.normalisation!r}, unless a pretrained model has its own.")
+            return NORMALISATIONS[self.normalisation]
+        cache = self._cache(self.train_split, plan.cache_side(training=True))
+        most = _STATISTICS if cache.keeps_pictures else _STATISTICS // 10
+        statistics = pixel_statistics(cache.__getitem__, len(cache), most=most)
+        mean, std = (", ".join(f"{value:.3f}" for value in values) for values in statistics)
+        self._note(
+            f"Mean ({mean}) and standard deviation ({std}) are those of {min(most, len(cache))} training pictures, "
+            "unless a pretrained model has its own."
+        )
+        return statistics
+
+    def _make(self, role: str) -> ImageDataset:
+        if role not in self._datasets:
+            plan, training = self._planned(), role == "train"
+            split = {"train": self.train_split, "val": self.val_split, "test": self.test_split}[role]
+            self._datasets[role] = ImageDataset(
+                self.table(split),
+                self._cache(split, plan.cache_side(training=training)),
+                image_size=plan.batch_side(training=training),
+                crop_fraction=plan.step.crop_fraction,
+                transform=plan.transform if training else None,
+                seed=self.seed,
+            )
+        return self._datasets[role]
+
+    def _loader(self, role: str) -> ResumableDataLoader:
+        dataset, training = self._make(role), role == "train"
+        rank, world_size = rank_of(self.trainer)
+        sampler = EpochSampler(len(dataset), shuffle=training, seed=self.seed, rank=rank, world_size=world_size)
+        batch_size = self.batch_size if training else self.eval_batch_size
+        self._check_share(role, len(dataset), world_size)
+        leave_out = training and leaves_out_rest(len(sampler), batch_size)
+        if leave_out:
+            rest = len(sampler) % batch_size
+            self._note(f"{rest} training picture(s), others in each epoch, are left out: batches hold {batch_size}.")
+        return make_loader(
+            dataset,
+            sampler,
+            batch_size=batch_size,
+            num_workers=self._workers(dataset),
+            collate_fn=unchanged,
+            drop_last=leave_out,
+        )
+
+    def _check_share(self, role: str, images: int, world_size: int) -> None:
+        """Each rank needs an image, and in training two, because batch norm has no variance of one."""
+        least = world_size if role != "train" or self.batch_size == 1 else world_size + 1
+        if images < least:
+            raise UserError(
+                f"The {role} split holds {images} image(s) for {world_size} process(es): use fewer devices or more "
+                "data."
+            )
+
+    def _workers(self, dataset: ImageDataset) -> int:
+        if self.num_workers is None:
+            if dataset.is_one_copy:
+                self.num_workers = 0
+                self._note("A batch is one copy out of memory, so there are no worker processes.")
+            else:
+                self.num_workers, note = choose_workers(self.trainer, _MOST_WORKERS)
+                self._note(note)
+        return self.num_workers
