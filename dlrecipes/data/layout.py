@@ -14,6 +14,7 @@ from dlrecipes.errors import UserError
 __all__ = [
     "IMAGE_SUFFIXES",
     "check_class_names",
+    "check_split_classes",
     "files_with_suffix",
     "image_index",
     "in_split_order",
@@ -147,6 +148,21 @@ def check_class_names(names: Mapping[str, Collection[str]]) -> None:
                 f"Class names differ between splits: {first} has {_few(a)} and {second} has {_few(b)}, "
                 "with none in common; label all splits with the same classes."
             )
+
+
+def check_split_classes(names: Mapping[str, Collection[str]]) -> None:
+    """`check_class_names` of each split with the training split: two small held-out ones may well share no class.
+
+    Args:
+        names: class names that occur, by split.
+
+    Raises:
+        UserError: as `check_class_names`.
+    """
+    train = next((s for s in ("train", "trainval", "all") if s in names), next(iter(names), None))
+    for split in names:
+        if train is not None and split != train:
+            check_class_names({train: names[train], split: names[split]})
 
 
 def _few(names: Collection[str], limit: int = 5) -> str:

@@ -20,7 +20,7 @@ from dlrecipes.data.image_files import PathImages
 from dlrecipes.data.image_source import ImageSource, ImageTable
 from dlrecipes.data.layout import (
     IMAGE_SUFFIXES,
-    check_class_names,
+    check_split_classes,
     files_with_suffix,
     in_split_order,
     shown,
@@ -68,7 +68,7 @@ def read_folders(root: Path, folders: dict[str, Path]) -> ImageSource:
     found = {split: {f.name: list(_walk(f)) for f in _children(folder)} for split, folder in folders.items()}
     filled = {split: {name for name, paths in classes.items() if paths} for split, classes in found.items()}
     _refuse_loose_images(root, folders)
-    check_class_names(filled)
+    check_split_classes(filled)
     classes = tuple(sorted(set().union(*filled.values())))
     label = {name: i for i, name in enumerate(classes)}
     splits = {}

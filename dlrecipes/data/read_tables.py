@@ -29,7 +29,7 @@ from dlrecipes.data.image_source import ImageSource, ImageTable
 from dlrecipes.data.image_targets import choose_target, column_of_text, find_column, read_targets
 from dlrecipes.data.layout import (
     IMAGE_SUFFIXES,
-    check_class_names,
+    check_split_classes,
     files_with_suffix,
     in_split_order,
     shown,
@@ -135,7 +135,7 @@ def read_tables(
     weights = _numbers(table.cells[weight_column], weight_column, where) if weight_column else None
     splits = _by_split(table.splits, _paths(table, image, root, where), targets.values, weights)
     if targets.task == "classification":
-        check_class_names({s: {targets.classes[k] for k in np.unique(t.targets)} for s, t in splits.items()})
+        check_split_classes({s: {targets.classes[k] for k in np.unique(t.targets)} for s, t in splits.items()})
     unsplit = ("no split is given",) if "all" in splits else ()
     return ImageSource(
         root=str(root),
@@ -154,13 +154,17 @@ def _delimiter(line: str, suffix: str) -> str:
 
 def _lists_images(path: Path) -> bool:
     """Whether a file has a column of images: known by its name, or by what its first cells say."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        line = file.readline().strip()
+    header = next(csv.reader([line], delimiter=_delimiter(line, path.suffix.lower())), [])
+    if find_column(header, _CLEAR_COLUMNS) is not None:
+        return True
     try:
         table = _read(path, "", limit=_PROBED)
     except UserError:
         return False
-    return any(ImagePlaces(path.parent, path).share(cells) > 0 for cells in table.cells.values()) or (
-        find_column(list(table.cells), _CLEAR_COLUMNS) is not None
-    )
+    places = ImagePlaces(path.parent, path)
+    return any(places.share(cells) > 0 for cells in table.cells.values())
 
 
 def _read(path: Path, split: str, limit: int | None = None) -> _Table:
