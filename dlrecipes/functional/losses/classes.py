@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dlrecipes.functional.losses.reduce import reduce_loss, upcast
@@ -53,8 +56,12 @@ def class_mass(logits: Tensor, targets: Tensor, weight: Tensor | None, ignore_in
     """
     if targets.is_floating_point():
         return None if weight is None else torch.tensordot(targets, weight, dims=([1], [0]))
-    known = targets != ignore_index
-    return known.to(logits.dtype) if weight is None else known * weight[torch.where(known, targets, 0)]
+    return _label_mass(logits, targets, weight, ignore_index)
+
+
+def _label_mass(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    known = labels != ignore_index
+    return known.to(logits.dtype) if weight is None else known * weight[torch.where(known, labels, 0)]
 
 
 def as_distribution(
@@ -71,8 +78,9 @@ def as_distribution(
 
 
 def reduce_classes(
-    costs: Tensor,
+    logits: Tensor,
     targets: Tensor,
+    cost: Callable[[Tensor], Tensor],
     *,
     weight: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -83,19 +91,19 @@ def reduce_classes(
     """Reduce a loss that is linear in the target distribution.
 
     Args:
-        costs: float [B, C, ...]: the loss of each element if the class were its true one.
-        targets: as ``prepare_classes`` returns them.
-        weight, label_smoothing, ignore_index, sample_weight, reduction: as in ``cross_entropy``.
+        logits, targets: as ``prepare_classes`` returns them.
+        cost: the loss of an element whose true class has the given log-probability, of any shape. For a label it is
+            worked out for that class alone.
+        weight: as ``prepare_class_weight`` returns it.
+        label_smoothing, ignore_index, sample_weight, reduction: as in ``cross_entropy``.
     """
-    mass = class_mass(costs, targets, weight, ignore_index)
+    log_p = F.log_softmax(logits, dim=1)
+    if not targets.is_floating_point() and not label_smoothing:
+        index = torch.where(targets != ignore_index, targets, 0).unsqueeze(1)
+        mass = _label_mass(logits, targets, weight, ignore_index)
+        return reduce_loss(cost(log_p.gather(1, index).squeeze(1)) * mass, reduction, sample_weight, mass=mass)
+    weighted = as_distribution(logits, targets, label_smoothing=label_smoothing, ignore_index=ignore_index)
     if weight is not None:
-        costs = costs * weight.reshape(-1, *[1] * (costs.dim() - 2))
-    if targets.is_floating_point():
-        loss = (targets * costs).sum(1)
-    else:
-        known = targets != ignore_index
-        loss = costs.gather(1, torch.where(known, targets, 0).unsqueeze(1)).squeeze(1) * known
-    if label_smoothing:
-        everywhere = costs.mean(1) if targets.is_floating_point() else costs.mean(1) * known
-        loss = (1 - label_smoothing) * loss + label_smoothing * everywhere
-    return reduce_loss(loss, reduction, sample_weight, mass=mass)
+        weighted = weighted * weight.reshape(-1, *[1] * (logits.dim() - 2))
+    loss = (weighted * cost(log_p)).sum(1)
+    return reduce_loss(loss, reduction, sample_weight, mass=class_mass(logits, targets, weight, ignore_index))

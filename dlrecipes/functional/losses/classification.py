@@ -102,13 +102,14 @@ def focal_loss(
         tensor([1.7329e-01, 5.8716e-06])
     """
     logits, targets = prepare_classes(logits, targets)
-    log_p = F.log_softmax(logits, dim=1)
-    costs = -log_p
-    if gamma:
-        costs = safe_pow(-torch.expm1(log_p), gamma) * costs
+
+    def cost(log_p: Tensor) -> Tensor:
+        return safe_pow(-torch.expm1(log_p), gamma) * -log_p if gamma else -log_p
+
     return reduce_classes(
-        costs,
+        logits,
         targets,
+        cost,
         weight=prepare_class_weight(weight, logits),
         label_smoothing=label_smoothing,
         ignore_index=ignore_index,
@@ -151,10 +152,10 @@ def poly1_loss(
         tensor(1.1931)
     """
     logits, targets = prepare_classes(logits, targets)
-    log_p = F.log_softmax(logits, dim=1)
     return reduce_classes(
-        epsilon * -torch.expm1(log_p) - log_p,
+        logits,
         targets,
+        lambda log_p: -log_p - epsilon * torch.expm1(log_p),
         label_smoothing=label_smoothing,
         ignore_index=ignore_index,
         sample_weight=sample_weight,

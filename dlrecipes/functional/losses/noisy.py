@@ -49,8 +49,9 @@ def generalized_cross_entropy(
     """
     logits, targets = prepare_classes(logits, targets)
     return reduce_classes(
-        -torch.expm1(q * F.log_softmax(logits, dim=1)) / q,
+        logits,
         targets,
+        lambda log_p: -torch.expm1(q * log_p) / q,
         ignore_index=ignore_index,
         sample_weight=sample_weight,
         reduction=reduction,
