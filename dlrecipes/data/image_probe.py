@@ -145,7 +145,8 @@ def _hash(content: bytes | memoryview, person: str = "") -> int:
 def _recall(file: Path, facts: NDArray[np.void]) -> NDArray[np.int64]:
     """Fill in what is remembered; rows that are not."""
     try:
-        known = np.load(file, allow_pickle=False)
+        with file.open("rb") as handle:
+            known = np.lib.format.read_array(handle, allow_pickle=False)
         if known.dtype != _FACT or known.ndim != 1 or not len(known):
             return np.arange(len(facts))
     except (OSError, ValueError, EOFError):
