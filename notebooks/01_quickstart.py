@@ -39,7 +39,7 @@ from torch import Tensor
 
 from dlrecipes.callbacks import ExactResume, GracefulStop, NonFiniteStop
 from dlrecipes.checkpoint_io import SafeCheckpointIO
-from dlrecipes.cli.environment import quiet_lightning
+from dlrecipes.trainer import quiet_lightning
 from dlrecipes.data import DetectionData, export_coco, predict_loader
 from dlrecipes.models import DETR
 from dlrecipes.models.detr import SetCriterion

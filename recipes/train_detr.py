@@ -30,9 +30,13 @@ DETR = Recipe(
         "dlrecipes.runs.DetectionCurves",
     ),
     preset=Path(__file__).parent / "configs" / "detr_fast.yaml",
-    monitor="val/map",
     name="detr",
     description="Object detection with DETR: trains, tests, leaves a folder with checkpoints, numbers and pictures.",
+    data_help="COCO, Pascal VOC, YOLO or CSV; the format is found",
+    examples=(
+        ("--model.model.num_queries 30", "an argument of the model"),
+        ("--model.criterion my_project.MyCriterion --model.criterion.gamma 3", ""),
+    ),
 )
 
 

@@ -8,14 +8,42 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dlrecipes.cli.arguments import read_arguments
+from dlrecipes.cli.arguments import preset_names, read_arguments
 from dlrecipes.cli.help import short_help
 from dlrecipes.errors import DLRecipesError, NonFiniteError
 
-__all__ = ["Recipe", "train"]
+__all__ = ["Option", "Recipe", "TaskChoice", "train"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """A short flag of one recipe.
+
+    Attributes:
+        target: the full name that it stands for, as ``"--model.model.variant"``.
+        help: one line for ``-h``.
+        value: what its value is called there.
+    """
+
+    target: str
+    help: str
+    value: str = "X"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskChoice:
+    """The task that a kind of data needs.
+
+    Attributes:
+        task: import path of the LightningModule.
+        parts: its parts, as in ``Recipe``.
+    """
+
+    task: str
+    parts: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +56,15 @@ class Recipe:
         parts: the task's parts, as argument of the task -> import path; each can be exchanged on the command line.
         links: option -> option that takes its value too, where both exist.
         pictures: import paths of callbacks that take the run folder and draw into it.
-        preset: YAML file with the default settings; the files beside it are the other presets.
-        monitor: metric, larger is better, by which the best checkpoint is chosen.
+        preset: YAML file with the default settings; those beside it that begin with the same word are the others.
+        embedded_preset: the default where no ``--data`` is given; None: ``preset`` too.
+        by_data: kind of data (``DataInfo.task``) -> the task for it, where that is not the default one. Nobody who has
+            numbers to predict instead of classes needs to say so; a task given on the command line is kept.
         name: of the run folders (``NAME-1``, ``NAME-2`` ...).
         description: one or two lines for ``-h``.
+        data_help: what ``--data`` takes, for ``-h``.
+        options: short flags of this recipe -> what they stand for.
+        examples: lines of ``-h`` that show what can be exchanged, as (arguments, what they do).
     """
 
     task: str
@@ -40,9 +73,13 @@ class Recipe:
     links: Mapping[str, str]
     pictures: Sequence[str]
     preset: Path
-    monitor: str
     name: str
     description: str
+    data_help: str
+    embedded_preset: Path | None = None
+    by_data: Mapping[str, TaskChoice] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
+    examples: Sequence[tuple[str, str]] = ()
 
 
 def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
@@ -61,10 +98,10 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     try:
-        arguments = read_arguments(argv, recipe.preset)
+        aliases = {flag: option.target for flag, option in recipe.options.items()}
+        arguments = read_arguments(argv, recipe.preset, embedded=recipe.embedded_preset, aliases=aliases)
         if arguments.help == "short":
-            presets = sorted(path.stem for path in recipe.preset.parent.glob("*.yaml"))
-            print(short_help(sys.argv[0], recipe.description, recipe.preset.stem, presets), end="")
+            print(short_help(sys.argv[0], recipe, preset_names(recipe.preset)), end="")
             return 0
         from dlrecipes.cli.training import run
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlrecipes.errors import UserError
 
-__all__ = ["ALIASES", "OWN_FLAGS", "Arguments", "read_arguments", "suggest"]
+__all__ = ["ALIASES", "OWN_FLAGS", "Arguments", "preset_names", "read_arguments", "suggest"]
 
 ALIASES = {
     "--data": "--data.path",
@@ -20,7 +20,7 @@ ALIASES = {
     "--seed": "--seed_everything",
     "-c": "--config",
 }
-"""Short flag -> the full name that it stands for."""
+"""Short flag of every recipe -> the full name that it stands for."""
 
 OWN_FLAGS = (
     *("--config", "--output", "--resume", "--ema", "--wandb", "--print_config", "--debug", "--help", "--help-all"),
@@ -38,14 +38,24 @@ class Arguments:
         argv: what jsonargparse parses: every ``--config`` in order, then the overrides, all under their full names.
         resume: run folder or checkpoint to go on from.
         help: ``"short"``, ``"all"`` or ``""``.
+        short: short flag -> full name, those of the recipe included.
     """
 
     argv: tuple[str, ...]
     resume: Path | None = None
     help: str = ""
+    short: Mapping[str, str] = field(default_factory=lambda: dict(ALIASES))
 
 
-def read_arguments(argv: Sequence[str], preset: Path) -> Arguments:
+def preset_names(preset: Path) -> list[str]:
+    """Names of a recipe's presets: the files beside ``preset`` that begin with the same word."""
+    family = preset.stem.partition("_")[0]
+    return sorted(path.stem for path in preset.parent.glob("*.yaml") if path.stem.partition("_")[0] == family)
+
+
+def read_arguments(
+    argv: Sequence[str], preset: Path, *, embedded: Path | None = None, aliases: Mapping[str, str] | None = None
+) -> Arguments:
     """Reads a recipe's command line.
 
     ``--config`` moves to the front, so that an override wins wherever it stands; without one, ``preset`` is the config,
@@ -54,6 +64,8 @@ def read_arguments(argv: Sequence[str], preset: Path) -> Arguments:
     Args:
         argv: the arguments, without the program's name.
         preset: default preset; its folder is where the other presets are looked up by name.
+        embedded: default preset where no data are given; None: ``preset``.
+        aliases: further short flags.
 
     Raises:
         UserError: an option without its value, or a preset or run that does not exist.
@@ -66,10 +78,11 @@ def read_arguments(argv: Sequence[str], preset: Path) -> Arguments:
     overrides: list[str] = []
     resume: Path | None = None
     seen: set[str] = set()
+    short = {**ALIASES, **(aliases or {})}
     tokens = list(argv)
     while tokens:
         name, has_value, value = tokens.pop(0).partition("=")
-        flag = _full_name(name)
+        flag = _full_name(name, short)
         if flag in _SWITCHES:
             seen.add(flag)
             if flag == "--print_config":
@@ -82,21 +95,22 @@ def read_arguments(argv: Sequence[str], preset: Path) -> Arguments:
                 raise UserError(f"{name} needs a value: see -h.")
             value = tokens.pop(0)
         if flag == "--config":
-            configs += ["--config", str(_find_config(value, preset.parent))]
+            configs += ["--config", str(_find_config(value, preset))]
         elif flag == "--resume":
             resume = Path(value)
         else:
             overrides += [flag, value]
 
     if "--help_all" in seen or seen & {"-h", "--help"}:
-        return Arguments(argv=tuple(overrides), help="all" if "--help_all" in seen else "short")
+        return Arguments(argv=tuple(overrides), help="all" if "--help_all" in seen else "short", short=short)
     if resume is not None:
         config = _config_of_run(resume)
         configs = ["--config", str(config), *configs]
         overrides = [*_no_other_weights(config), *overrides]
     elif not configs:
-        configs = ["--config", str(preset)]
-    return Arguments(argv=(*configs, *overrides), resume=resume)
+        given = {"--data.path", "--data.init_args.path", "--data.class_path"} & set(overrides)
+        configs = ["--config", str(preset if embedded is None or given else embedded)]
+    return Arguments(argv=(*configs, *overrides), resume=resume, short=short)
 
 
 def suggest(flag: str, known: Iterable[str]) -> str:
@@ -113,11 +127,11 @@ def suggest(flag: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]}?" if close else ""
 
 
-def _full_name(name: str) -> str:
+def _full_name(name: str, short: Mapping[str, str]) -> str:
     """``--batch-size`` -> ``--data.batch_size``; words that are no option stay as they are."""
     if name.startswith("--"):
         name = "--" + name[2:].replace("-", "_")
-    return ALIASES.get(name, name)
+    return short.get(name, name)
 
 
 def _unexpected_word(word: str) -> str:
@@ -125,13 +139,13 @@ def _unexpected_word(word: str) -> str:
     return f"{word!r} belongs to no option.{hint}"
 
 
-def _find_config(value: str, folder: Path) -> Path:
-    """A file as it stands, or a preset of ``folder`` by its name."""
-    named = folder / value
+def _find_config(value: str, preset: Path) -> Path:
+    """A file as it stands, or one beside ``preset`` by its name."""
+    named = preset.parent / value
     for path in (Path(value), named, named.with_name(named.name + ".yaml")):
         if path.is_file():
             return path
-    presets = sorted(path.stem for path in folder.glob("*.yaml"))
+    presets = preset_names(preset)
     raise UserError(
         f"--config {value}: there is neither such a file nor a preset of that name (presets: {', '.join(presets)})."
         + suggest(value, presets)
@@ -154,5 +168,6 @@ def _no_other_weights(config: Path) -> list[str]:
     task = (yaml.safe_load(config.read_text()) or {}).get("model") or {}
     args = task.get("init_args") or {}
     model = (args.get("model") or {}).get("init_args") or {}
-    overrides = ["--model.model.pretrained_backbone", "false"] if model.get("pretrained_backbone") else []
+    pretrained = [name for name, value in model.items() if name.startswith("pretrained") and value]
+    overrides = [word for name in pretrained for word in (f"--model.model.{name}", "false")]
     return overrides + (["--model.init", "null"] if args.get("init") is not None else [])

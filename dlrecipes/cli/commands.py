@@ -30,8 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             from dlrecipes.data.check import check_data
 
             return check_data(
-                options.path, max_queries=options.max_queries, skip_corrupt=options.skip_corrupt, json_file=options.json
+                options.path,
+                kind=options.kind,
+                max_queries=options.max_queries,
+                skip_corrupt=options.skip_corrupt,
+                json_file=options.json,
             )
+        if options.command == "export":
+            from dlrecipes.cli.export import export
+
+            export(options.run, format=options.format, output=options.output)
+            return 0
         from dlrecipes.cli.predict import predict
 
         predict(options.run, options.images, threshold=options.threshold, output=options.output)
@@ -50,19 +59,19 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         words = message.replace("unrecognized arguments: ", "").replace("'", " ").split()
-        known = ["check-data", "predict", *_FLAGS]
+        known = ["check-data", "predict", "export", *_FLAGS]
         hints = (suggest(word, known) for word in words if word not in known)
         hint = next((hint for hint in hints if hint), "")
         raise UserError(f"{message}.{hint} See {self.prog} -h.")
 
 
-_FLAGS = ("--threshold", "--output", "--json", "--skip-corrupt", "--max-queries", "--debug")
+_FLAGS = ("--threshold", "--output", "--json", "--skip-corrupt", "--max-queries", "--kind", "--format", "--debug")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="dlrecipes",
-        description="Before and after training. To train: python recipes/train_detr.py",
+        description="Before and after training. To train: python recipes/train_detr.py, train_efficientnet.py ...",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=dlrecipes.__version__)
@@ -71,19 +80,29 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check-data", help="read a data set, count, find what would go wrong", allow_abbrev=False
     )
-    check.add_argument("path", metavar="PATH", help="COCO, Pascal VOC, YOLO or CSV; the format is found")
+    check.add_argument(
+        "path", metavar="PATH", help="boxes (COCO, Pascal VOC, YOLO, CSV) or labels (folders, CSV, Parquet)"
+    )
+    check.add_argument(
+        "--kind", choices=("auto", "detection", "images"), default="auto", help="what to look for (default: both)"
+    )
     check.add_argument("--max-queries", type=int, metavar="N", help="refuse images with more objects than N")
     check.add_argument("--skip-corrupt", action="store_true", help="count unreadable images instead of refusing them")
     check.add_argument("--json", metavar="FILE", help="write the report as JSON, too")
 
-    predict = commands.add_parser("predict", help="detect objects in images with a trained run", allow_abbrev=False)
+    predict = commands.add_parser("predict", help="what a trained run finds in images", allow_abbrev=False)
     predict.add_argument("run", metavar="RUN", help="run folder, or a checkpoint (best.ckpt of a folder is taken)")
     predict.add_argument("images", metavar="IMAGES", help="an image, or a folder of images")
     predict.add_argument(
         "--threshold", type=float, default=0.5, metavar="P", help="lowest score of a box in the pictures (default: 0.5)"
     )
     predict.add_argument("--output", metavar="DIR", help="where to write (default: RUN/predict-001, -002 ...)")
-    for command in (check, predict):
+
+    export = commands.add_parser("export", help="a trained run as one file for other programs", allow_abbrev=False)
+    export.add_argument("run", metavar="RUN", help="run folder, or a checkpoint (best.ckpt of a folder is taken)")
+    export.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="ONNX, or torch.export's .pt2")
+    export.add_argument("--output", metavar="FILE", help="where to write (default: RUN/best.onnx or RUN/best.pt2)")
+    for command in (check, predict, export):
         command.add_argument("--debug", action="store_true", help="tracebacks instead of one-sentence errors")
     return parser
 

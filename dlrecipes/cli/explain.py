@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import yaml
 
@@ -26,16 +26,16 @@ _KIND = re.compile(r"<class '([^']+)'>|typing\.Literal\[(.*)\]")
 _FROM_CONSTRUCTOR = re.compile(
     r"Errors:\s+- (?!Problem|Expected)((?:(?!Errors:)[\s\S])*?)\s+- Expected a <class 'NoneType'>"
 )
-_SHORT = {full: short for short, full in ALIASES.items() if len(short) > 2}
 
 
-def explain(message: str, argv: Sequence[str], known: Iterable[str]) -> str:
+def explain(message: str, argv: Sequence[str], known: Iterable[str], aliases: Mapping[str, str] = ALIASES) -> str:
     """One sentence for an error of jsonargparse.
 
     Args:
         message: text of an ``ArgumentError``, or of an error while the classes were instantiated.
         argv: the options that were parsed, under their full names.
         known: every option that exists.
+        aliases: short flag -> full name.
 
     Example:
         >>> explain("unrecognized arguments: --epoch 3", ["--epoch", "3"], ["--epochs"])
@@ -46,12 +46,13 @@ def explain(message: str, argv: Sequence[str], known: Iterable[str]) -> str:
     if match := _NOT_IMPORTABLE.search(message):
         path, reason = match[1], match[2].strip()
         return f"Cannot import {path} ({reason}): give the import path of a class; the current folder is on the path."
+    short = {full: flag for flag, full in aliases.items() if len(flag) > 2}
     if match := _WRONG_CLASS.search(message):
-        return f"{_option(argv, '', match[2])} needs a subclass of {match[1]}, which {match[2]} is not."
+        return f"{_option(argv, '', match[2], short)} needs a subclass of {match[1]}, which {match[2]} is not."
     if matches := [*_WRONG_VALUE.findall(message), *_NO_UNION_MEMBER.findall(message)]:
         key, expected, value = matches[-1]  # the innermost
         kinds = [kind or choices for kind, choices in _KIND.findall(expected) if kind != "NoneType"]
-        return f"{_option(argv, key, value)} must be {' or '.join(kinds) or expected}, not {value!r}."
+        return f"{_option(argv, key, value, short)} must be {' or '.join(kinds) or expected}, not {value!r}."
     if "Problems parsing config" in message:
         for name, path in itertools.pairwise(argv):
             if name == "--config" and (problem := _yaml_problem(path)):
@@ -69,10 +70,10 @@ def _unknown(name: str, argv: Sequence[str], known: Iterable[str]) -> str:
     return f"There is no option {flag}.{suggest(flag, known)}"
 
 
-def _option(argv: Sequence[str], key: str, value: str) -> str:
+def _option(argv: Sequence[str], key: str, value: str, short: Mapping[str, str]) -> str:
     """The option as the user may have typed it; the key alone where a config file set it."""
     flag = next((name for name, given in itertools.pairwise(argv) if name.endswith(key) and given == value), key)
-    return _SHORT.get(flag, flag) or "the config"
+    return short.get(flag, flag) or "the config"
 
 
 def _yaml_problem(path: str) -> str:

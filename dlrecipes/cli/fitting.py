@@ -1,30 +1,29 @@
-"""The Trainer of a recipe: precision, checkpoints, stops and resume, from the parsed config."""
+"""The Trainer of a recipe, from the parsed config."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 
-from dlrecipes.callbacks import ExactEvaluation, ExactResume, GracefulStop, NonFiniteStop
 from dlrecipes.checkpoint_io import SafeCheckpointIO
 from dlrecipes.cli.parser import RecipeCLI
 from dlrecipes.errors import DLRecipesError, UserError
 from dlrecipes.runs.folder import RunFolder
+from dlrecipes.trainer import choose_precision, run_callbacks
 
-__all__ = ["build_trainer", "choose_precision", "make_checkpoint_callbacks"]
+__all__ = ["build_trainer"]
 
 
 def build_trainer(
     cli: RecipeCLI,
     folder: RunFolder,
     monitor: str,
+    mode: str,
     callbacks: Iterable[Callback],
     loggers: Iterable[Logger],
     progress_bar: bool,
@@ -34,7 +33,8 @@ def build_trainer(
     Args:
         cli: parsed options.
         folder: of the run.
-        monitor: metric of the best checkpoint, larger is better.
+        monitor: metric of the best checkpoint.
+        mode: ``"max"`` or ``"min"``: which value of it is best.
         callbacks, loggers: of the run folder and the tracker, beside those of the config.
         progress_bar: one is among the callbacks.
 
@@ -48,7 +48,16 @@ def build_trainer(
                 *_listed(config["callbacks"]),
                 *callbacks,
                 LearningRateMonitor(logging_interval="step"),
-                *_own_callbacks(cli, folder, monitor),
+                *run_callbacks(
+                    folder,
+                    monitor,
+                    mode,
+                    seed=cli.config["seed_everything"],
+                    ema=cli.config["ema"],
+                    accelerator=str(config["accelerator"]),
+                    every_n_steps=cli.config["checkpoint_every_n_steps"],
+                    every_n_minutes=cli.config["checkpoint_every_n_minutes"],
+                ),
             ],
             logger=[*_listed(config["logger"]), *loggers],
             plugins=[*_listed(config["plugins"]), SafeCheckpointIO()],
@@ -60,73 +69,6 @@ def build_trainer(
         raise
     except (MisconfigurationException, ValueError) as error:
         raise UserError(" ".join(str(error).split())) from error
-
-
-def choose_precision(accelerator: str) -> str:
-    """bf16 autocast where the GPU computes in it, fp32 elsewhere.
-
-    Args:
-        accelerator: as given to the Trainer.
-    """
-    on_gpu = _uses_cuda(accelerator)
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-
-
-def _uses_cuda(accelerator: str) -> bool:
-    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-
-
-def make_checkpoint_callbacks(
-    folder: RunFolder, monitor: str, every_n_steps: int | None = None, every_n_minutes: float | None = None
-) -> list[ModelCheckpoint]:
-    """``best.ckpt`` by ``monitor``; ``last.ckpt`` after every epoch, and more often if wanted.
-
-    Args:
-        folder: of the run.
-        monitor: logged metric, larger is better.
-        every_n_steps, every_n_minutes: also save ``last.ckpt`` so often within an epoch.
-
-    Raises:
-        UserError: an interval that is not above 0.
-    """
-    for option, value in (("steps", every_n_steps), ("minutes", every_n_minutes)):
-        if value is not None and value <= 0:
-            raise UserError(f"--checkpoint-every-n-{option} must be above 0, got {value}.")
-
-    def checkpoint(filename: str, **when: Any) -> ModelCheckpoint:
-        return ModelCheckpoint(
-            dirpath=folder.checkpoints, filename=filename, enable_version_counter=False, save_top_k=1, **when
-        )
-
-    # `best` first: `last` remembers its score.
-    found = [
-        checkpoint("best", monitor=monitor, mode="max", save_on_train_epoch_end=False),
-        checkpoint("last", every_n_epochs=1, save_on_train_epoch_end=True),
-    ]
-    if every_n_steps is not None:
-        found.append(checkpoint("last", every_n_train_steps=every_n_steps))
-    if every_n_minutes is not None:
-        found.append(checkpoint("last", train_time_interval=timedelta(minutes=every_n_minutes)))
-    return found
-
-
-def _own_callbacks(cli: RecipeCLI, folder: RunFolder, monitor: str) -> list[Callback]:
-    config = cli.config
-    ema = config["ema"]
-    if ema is not None and not 0 < ema < 1:
-        raise UserError(f"--ema must be between 0 and 1, got {ema}.")
-    # The callback copies the weights before Lightning moves them, and would keep the average on the CPU.
-    device = "cuda" if _uses_cuda(str(config["trainer.accelerator"])) else None
-    return [
-        ExactResume(seed=config["seed_everything"]),
-        NonFiniteStop(),
-        GracefulStop(folder.last_checkpoint),
-        *([] if ema is None else [EMAWeightAveraging(decay=ema, device=device)]),
-        ExactEvaluation(),  # after the averaging, which exchanges the weights at the same hook
-        *make_checkpoint_callbacks(
-            folder, monitor, config["checkpoint_every_n_steps"], config["checkpoint_every_n_minutes"]
-        ),
-    ]
 
 
 def _listed(value: Any) -> list[Any]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dlrecipes.cli import Recipe
 
 __all__ = ["short_help"]
 
@@ -11,11 +16,11 @@ usage: python {script} [--data PATH] [--config PRESET] [--epochs N] [any dotted 
 
 {description}
 
-  --data PATH           COCO, Pascal VOC, YOLO or CSV; the format is found (default: embedded data, nothing to download)
+  --data PATH           {data_help} (default: embedded data)
   --config PRESET|FILE  a preset by name or a YAML file; may be given again to layer (default: {default})
                         presets: {presets}
   --epochs N            passes over the training images
-  --batch-size N        images a step and device
+{options}  --batch-size N        images a step and device
   --lr X                learning rate
   --devices N           GPUs, or CPU processes where there is no GPU; torchrun and SLURM are recognised
   --seed N              every random choice follows from it
@@ -30,9 +35,7 @@ usage: python {script} [--data PATH] [--config PRESET] [--epochs N] [any dotted 
   -h, --help-all        this text; every option there is
 
 Every part can be changed or replaced by its import path (the current folder is importable):
-  --model.model.num_queries 30                             an argument of the model
-  --model.criterion my_project.MyCriterion --model.criterion.gamma 3
-  --model my_project.MyTask                                a task of your own
+{examples}  --model my_project.MyTask                                a task of your own
   --trainer.max_steps 100 --trainer.precision 32-true      anything of lightning's Trainer
 
 Exit codes: 0 done, 2 bad option or data, 3 loss became NaN or infinite, 130 Ctrl-C, 143 SIGTERM (both save first).
@@ -40,13 +43,24 @@ Then: dlrecipes predict RUN IMAGES; dlrecipes check-data PATH
 """
 
 
-def short_help(script: str, description: str, default: str, presets: Sequence[str]) -> str:
-    """Text of ``-h``, at most 40 lines.
+def short_help(script: str, recipe: Recipe, presets: Sequence[str]) -> str:
+    """Text of ``-h``, at most 45 lines.
 
     Args:
         script: path of the recipe as the user typed it.
-        description: what the recipe does, one or two lines.
-        default: name of the preset that is used without ``--config``.
-        presets: names of all presets.
+        recipe: whose options are explained.
+        presets: names of all its presets.
     """
-    return _TEXT.format(script=script, description=description, default=default, presets=", ".join(presets))
+    default = recipe.preset.stem
+    if recipe.embedded_preset is not None:
+        default += f", without --data {recipe.embedded_preset.stem}"
+    options = [(f"{flag.replace('_', '-')} {option.value}", option.help) for flag, option in recipe.options.items()]
+    return _TEXT.format(
+        script=script,
+        description=textwrap.fill(recipe.description, 120),
+        data_help=recipe.data_help,
+        default=default,
+        presets=", ".join(presets),
+        options="".join(f"  {flag:<21} {text}\n" for flag, text in options),
+        examples="".join(f"  {words:<56} {text}".rstrip() + "\n" for words, text in recipe.examples),
+    )

@@ -36,8 +36,8 @@ class RecipeCLI(LightningCLI):
         argv: options as :func:`dlrecipes.cli.arguments.read_arguments` returns them.
         parts: class that an argument of the task stands for by default, as argument -> import path: its own arguments
             can then be set without naming it (``--model.model.num_queries 30``).
-
         links: option -> option that always has its value; where the target does not exist, nothing happens.
+        aliases: short flags -> full names, for messages.
 
     Attributes:
         config: everything that was set, as parsed.
@@ -54,8 +54,10 @@ class RecipeCLI(LightningCLI):
         argv: Sequence[str],
         parts: Mapping[str, str] | None = None,
         links: Mapping[str, str] | None = None,
+        aliases: Mapping[str, str] = ALIASES,
     ) -> None:
         self._argv = list(argv)
+        self._aliases = aliases
         self._links = dict(links or {})
         init_args = {name: {"class_path": path} for name, path in (parts or {}).items()}
         self._defaults = {
@@ -122,7 +124,7 @@ class RecipeCLI(LightningCLI):
         try:
             self.config = parser.parse_args(self._argv)
         except ArgumentError as error:
-            raise UserError(explain(str(error), self._argv, self._known_flags(parser))) from error
+            raise UserError(explain(str(error), self._argv, self._known_flags(parser), self._aliases)) from error
         if not 0 <= self.config["seed_everything"] < 2**32:  # what NumPy takes
             raise UserError(f"--seed must be from 0 to {2**32 - 1}, got {self.config['seed_everything']}.")
 
@@ -133,7 +135,7 @@ class RecipeCLI(LightningCLI):
         except DLRecipesError:
             raise
         except ValueError as error:  # parts check their arguments in __init__ and name argument and value
-            raise UserError(explain(str(error), self._argv, ())) from error
+            raise UserError(explain(str(error), self._argv, (), self._aliases)) from error
         self.model = self.config_init["model"]
         self.datamodule = self.config_init["data"]
 
@@ -148,7 +150,7 @@ class RecipeCLI(LightningCLI):
             config = parser.parse_args(self._argv[:count])
         except ArgumentError:
             config = parser.parse_args([])
-        return [*ALIASES, *OWN_FLAGS, *(f"--{name}" for name in _dotted(config.as_dict()))]
+        return [*self._aliases, *OWN_FLAGS, *(f"--{name}" for name in _dotted(config.as_dict()))]
 
 
 def _path(cls: type) -> str:

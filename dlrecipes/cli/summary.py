@@ -81,7 +81,8 @@ def _describe_steps(trainer: Trainer, task: LightningModule) -> str:
     if steps == float("inf"):
         return f"{batches} batches an epoch, no end set"
     text = f"{int(steps)} in {trainer.max_epochs} epoch(s)" if (trainer.max_epochs or 0) > 0 else f"{int(steps)}"
-    if steps >= _FEW_STEPS or getattr(task, "init", None) is not None:
+    info = getattr(task, "info", None)
+    if steps >= _FEW_STEPS or getattr(task, "init", None) is not None or getattr(info, "task", "") != "detection":
         return text
     epochs = math.ceil(_FEW_STEPS * trainer.accumulate_grad_batches / max(1, batches))
     return f"{text}: few for a detector that starts from random weights; --epochs {epochs} would be {_FEW_STEPS}"

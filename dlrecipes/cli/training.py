@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from lightning.pytorch import Callback, Trainer
@@ -15,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from dlrecipes.checkpoint_io import load_checkpoint_file, save_safetensors
 from dlrecipes.cli.arguments import Arguments
-from dlrecipes.cli.environment import import_from_here, quiet_lightning
+from dlrecipes.cli.environment import import_from_here
 from dlrecipes.cli.fitting import build_trainer
 from dlrecipes.cli.parser import RecipeCLI
 from dlrecipes.cli.summary import StartSummary, describe_devices, describe_model
@@ -35,6 +36,7 @@ from dlrecipes.runs import (
     write_model_card,
 )
 from dlrecipes.runs.curves import best_row
+from dlrecipes.trainer import quiet_lightning
 
 if TYPE_CHECKING:
     from dlrecipes.cli import Recipe
@@ -44,12 +46,21 @@ __all__ = ["run"]
 _PROJECT = "dlrecipes"
 
 
+class _Goal(NamedTuple):
+    """What the run is judged by, as the task says; a task that says nothing is judged by its loss."""
+
+    monitor: str
+    mode: str
+    headline: Sequence[str]
+
+
 @dataclass(frozen=True)
 class _Run:
     """What the steps of a run share."""
 
     recipe: Recipe
     cli: RecipeCLI
+    goal: _Goal
     folder: RunFolder
     trainer: Trainer
     tracker: WandbTracker | None
@@ -81,8 +92,9 @@ def run(recipe: Recipe, arguments: Arguments) -> int:
     if arguments.help == "all":
         RecipeCLI.print_all_options(task, data, recipe.parts)
         return 0
-    cli = RecipeCLI(task, data, arguments.argv, recipe.parts, recipe.links)
+    cli = RecipeCLI(task, data, arguments.argv, recipe.parts, recipe.links, arguments.short)
     _prepare_data(cli)
+    cli = _with_the_task_for(cli, recipe, arguments)
     started = _start(recipe, cli, arguments.resume)
     exit_code = 1
     try:
@@ -109,6 +121,18 @@ def _prepare_data(cli: RecipeCLI) -> None:
         print(report, flush=True)
 
 
+def _with_the_task_for(cli: RecipeCLI, recipe: Recipe, arguments: Arguments) -> RecipeCLI:
+    """The same options read with the task that this kind of data needs, unless the user chose a task."""
+    info = getattr(cli.datamodule, "info", None)
+    choice = recipe.by_data.get(info.task) if info is not None else None
+    if choice is None or type(cli.model) is not import_object(recipe.task):
+        return cli
+    task, data = import_object(choice.task), import_object(recipe.data)
+    other = RecipeCLI(task, data, arguments.argv, choice.parts, recipe.links, arguments.short)
+    other.datamodule = cli.datamodule  # it has read the data
+    return other
+
+
 def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None) -> _Run:
     folder = RunFolder.create(cli.config["output"], recipe.name) if resume is None else RunFolder.open(resume)
     checkpoint = None
@@ -118,18 +142,25 @@ def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None) -> _Run:
     tracker, tracking = make_tracker(cli.config["wandb"], folder, _PROJECT, yaml.safe_load(text))
     shown = cli.config["trainer.enable_progress_bar"]
     terminal = sys.stdout.isatty() if shown is None else shown
+    goal = _goal(cli)
     callbacks: list[Callback] = [
         StartSummary(folder, seed=cli.config["seed_everything"], tracking=tracking, resumed_from=checkpoint),
         *(import_object(path)(folder) for path in recipe.pictures),
-        CurvesPicture(folder, monitor=recipe.monitor),
+        CurvesPicture(folder, goal.monitor, [f"val/{name}" for name in goal.headline], goal.mode),
         MetricsResume(),
-        *make_progress(terminal),
+        *make_progress(terminal, goal.headline),
     ]
     loggers = [MetricsCSV(folder.metrics), *([] if tracker is None else [tracker])]
-    trainer = build_trainer(cli, folder, recipe.monitor, callbacks, loggers, progress_bar=terminal)
+    trainer = build_trainer(cli, folder, goal.monitor, goal.mode, callbacks, loggers, progress_bar=terminal)
     if trainer.is_global_zero:
         _describe(cli, folder, text, trainer)
-    return _Run(recipe, cli, folder, trainer, tracker, checkpoint)
+    return _Run(recipe, cli, goal, folder, trainer, tracker, checkpoint)
+
+
+def _goal(cli: RecipeCLI) -> _Goal:
+    task: Any = cli.model
+    monitor, mode = getattr(task, "monitor", "val/loss"), getattr(task, "monitor_mode", "min")
+    return _Goal(monitor, mode, tuple(getattr(task, "headline", ())))
 
 
 def _describe(cli: RecipeCLI, folder: RunFolder, config: str, trainer: Trainer) -> None:
@@ -170,7 +201,7 @@ def _test(started: _Run, checkpoint: Path) -> Mapping[str, float]:
 
 
 def _report(started: _Run, info: DataInfo, test: Mapping[str, float]) -> None:
-    recipe, folder = started.recipe, started.folder
+    goal, folder = started.goal, started.folder
     script = sys.argv[0]
     data: Any = started.cli.datamodule
     write_model_card(
@@ -178,21 +209,33 @@ def _report(started: _Run, info: DataInfo, test: Mapping[str, float]) -> None:
         info,
         model=describe_model(started.cli.model),
         data=str(getattr(data, "path", None) or f"the embedded data of {type(data).__name__}"),
-        metrics=test or _best_validation(folder, recipe.monitor),
+        metrics=test or _best_validation(folder, goal),
         recipe=script,
+        task_path=_import_path(started.cli.model),
     )
     tracker = started.tracker
     final_block(
         folder,
         info,
         test=test or None,
-        monitor=recipe.monitor,
+        monitor=goal.monitor,
+        mode=goal.mode,
+        headline=goal.headline,
         resume_command=f"python {shlex.quote(script)} --resume {shlex.quote(str(folder.path))}",
         sync_command=tracker.sync_command if tracker is not None and tracker.mode == "offline" else None,
     )
 
 
-def _best_validation(folder: RunFolder, monitor: str) -> dict[str, float]:
+def _best_validation(folder: RunFolder, goal: _Goal) -> dict[str, float]:
     """Validation metrics of the epoch that the best checkpoint is from; empty if none was validated."""
-    row = best_row(read_metrics(folder.metrics), monitor) or {}
+    row = best_row(read_metrics(folder.metrics), goal.monitor, goal.mode) or {}
     return {name: value for name, value in row.items() if name.startswith("val/")}
+
+
+def _import_path(part: object) -> str:
+    """``"dlrecipes.tasks.DetectionTask"``: a class of ours by the room that exports it."""
+    cls = type(part)
+    room = cls.__module__.rpartition(".")[0]
+    if cls.__module__.startswith("dlrecipes.") and getattr(import_module(room), cls.__name__, None) is cls:
+        return f"{room}.{cls.__name__}"
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dlrecipes.cli.arguments import read_arguments, suggest
+from dlrecipes.cli.arguments import preset_names, read_arguments, suggest
 from dlrecipes.errors import UserError
 
 
@@ -102,3 +102,24 @@ def test_suggestion_finds_a_name_without_its_namespace() -> None:
     known = ["--model.model.num_queries", "--trainer.max_epochs"]
     assert suggest("--num_queries", known) == " Did you mean --model.model.num_queries?"
     assert suggest("--zzz", known) == ""
+
+
+def test_embedded_data_has_a_preset_of_its_own(preset: Path) -> None:
+    embedded = preset.with_stem("detr_paper")
+    assert read_arguments([], preset, embedded=embedded).argv == ("--config", str(embedded))
+    for given in (["--data", "here"], ["--data.path=here"], ["--data.class_path", "my.Data"]):
+        assert read_arguments(given, preset, embedded=embedded).argv[1] == str(preset)
+    assert read_arguments(["--config", "detr_fast"], preset, embedded=embedded).argv == ("--config", str(preset))
+
+
+def test_short_names_of_a_recipe(preset: Path) -> None:
+    read = read_arguments(["--image-size", "32", "--lr=1"], preset, aliases={"--image_size": "--data.image_size"})
+    assert read.argv[2:] == ("--data.image_size", "32", "--model.lr", "1")
+    assert read.short["--image_size"] == "--data.image_size"
+    assert read.short["--lr"] == "--model.lr"
+
+
+def test_presets_are_those_of_the_same_family(preset: Path) -> None:
+    (preset.parent / "mixer.yaml").touch()
+    assert preset_names(preset) == ["detr_fast", "detr_paper"]
+    assert preset_names(preset.parent / "mixer.yaml") == ["mixer"]

@@ -2,7 +2,7 @@
 
 import torch
 
-from dlrecipes.cli.predict import coco_results, image_ids, picture_names
+from dlrecipes.cli.predict_detection import coco_results, image_ids, picture_names
 from dlrecipes.contracts import DataInfo, Prediction
 
 INFO = DataInfo(

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dlrecipes.cli.environment import quiet_lightning
-from dlrecipes.cli.fitting import choose_precision, make_checkpoint_callbacks
 from dlrecipes.errors import UserError
 from dlrecipes.runs import RunFolder
+from dlrecipes.trainer import choose_precision, make_checkpoint_callbacks, quiet_lightning
 
 
 def test_best_by_the_metric_and_last_after_every_epoch(tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""``dlrecipes predict`` with a detector: COCO results, and a picture of each image with its boxes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from dlrecipes.contracts import DataInfo, Prediction
+from dlrecipes.data.images import read_image
+from dlrecipes.data.predict import predict_loader
+from dlrecipes.runs.pictures import class_color, draw_tile
+
+__all__ = ["coco_results", "detection_loader", "image_ids", "picture_names", "write_detections"]
+
+_PICTURE_SIDES = (512, 1600)  # pixels of the longer side, so that labels can be read and files stay small
+
+
+def detection_loader(images: str | Path, info: DataInfo, batch_size: int) -> DataLoader[Any]:
+    """Batches of the images; see `dlrecipes.data.predict.predict_loader`."""
+    return predict_loader(images, info, batch_size=batch_size)
+
+
+def write_detections(
+    predictions: Iterator[tuple[str, torch.Tensor, Prediction]], info: DataInfo, threshold: float, folder: Path
+) -> list[str]:
+    """Write ``predictions.json`` (COCO results) and ``pictures/NAME.png``.
+
+    Args:
+        predictions: path, padded image and boxes of each image.
+        info: of the run.
+        threshold: lowest score that is kept.
+        folder: to write to; ``pictures`` is in it.
+
+    Returns:
+        What to print.
+    """
+    found = [(path, _on_cpu(prediction)) for path, _, prediction in predictions]
+    ids = image_ids([path for path, _ in found])
+    names = picture_names([path for path, _ in found])
+    results = []
+    for (path, prediction), image_id, name in zip(found, ids, names, strict=True):
+        results += coco_results(image_id, Path(path).name, prediction, info, threshold)
+        _draw(path, prediction, info, threshold, folder / "pictures" / name)
+    (folder / "predictions.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return [
+        f"{len(results)} objects with a score of at least {threshold:g} in {len(found)} images",
+        f"  {folder / 'predictions.json'}",
+        f"  {folder / 'pictures'}",
+    ]
+
+
+def coco_results(
+    image_id: int, file_name: str, prediction: Prediction, info: DataInfo, threshold: float = 0.0
+) -> list[dict[str, Any]]:
+    """Detections of one image in COCO's results format, with the data set's own category ids.
+
+    Args:
+        image_id: of COCO.
+        file_name: added to each entry.
+        prediction: boxes in pixels, (x1, y1, x2, y2).
+        info: of the run.
+        threshold: lowest score.
+
+    Returns:
+        Dicts with ``image_id``, ``file_name``, ``category_id``, ``category``, ``bbox`` (x, y, width, height in pixels)
+        and ``score``.
+    """
+    rows = zip(prediction["scores"].tolist(), prediction["labels"].tolist(), prediction["boxes"].tolist(), strict=True)
+    return [
+        {
+            "image_id": image_id,
+            "file_name": file_name,
+            "category_id": info.category_ids[label],
+            "category": info.classes[label],
+            "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(score, 5),
+        }
+        for score, label, (x1, y1, x2, y2) in rows
+        if score >= threshold
+    ]
+
+
+def _draw(path: str, prediction: Prediction, info: DataInfo, threshold: float, target: Path) -> None:
+    image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
+    keep = prediction["scores"] >= threshold
+    labels, scores = prediction["labels"][keep].tolist(), prediction["scores"][keep].tolist()
+    texts = [f"{info.classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    side = min(max(*image.shape[1:], _PICTURE_SIDES[0]), _PICTURE_SIDES[1])
+    colors = [class_color(label) for label in labels]
+    draw_tile(image, prediction["boxes"][keep], texts, colors, Path(path).name, side).save(target)
+
+
+def _on_cpu(prediction: Prediction) -> Prediction:
+    return {
+        "scores": prediction["scores"].cpu(),
+        "labels": prediction["labels"].cpu(),
+        "boxes": prediction["boxes"].cpu(),
+    }
+
+
+def image_ids(paths: Sequence[str]) -> list[int]:
+    """COCO names its files by their ids (``000000397133.jpg``); other files are numbered from 0."""
+    stems = [Path(path).stem for path in paths]
+    if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
+        return [int(stem) for stem in stems]
+    return list(range(len(paths)))
+
+
+def picture_names(paths: Sequence[str]) -> list[str]:
+    """A PNG for each image; images of one name in several folders keep apart."""
+    root = Path(os.path.commonpath([Path(path).parent for path in paths]))
+    return ["_".join(Path(path).relative_to(root).parts) + ".png" for path in paths]
