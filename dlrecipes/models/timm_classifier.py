@@ -77,7 +77,7 @@ class ImageModel(nn.Module):
         net: a network of timm, with ``reset_classifier``.
         init_args: the constructor arguments of the subclass, which a checkpoint records; among them ``num_outputs`` and
             ``normalisation``, which follow the network.
-        weights_from: the pretrained weights that ``net`` holds; None: none, so that its head is started small.
+        weights_from: the pretrained weights that ``net`` holds; None: none. A head without weights is started small.
     """
 
     #: whether ``torch.compile`` is known to make training faster
@@ -88,10 +88,10 @@ class ImageModel(nn.Module):
         self.net = net
         self.init_args = init_args
         self.weights_from = weights_from
+        config: Any = getattr(net, "pretrained_cfg", None)
         if weights_from is not None and init_args["normalisation"] is None:
-            config: Any = net.pretrained_cfg
             init_args["normalisation"] = [list(map(float, config["mean"])), list(map(float, config["std"]))]
-        if weights_from is None:
+        if weights_from is None or self.num_outputs != config["num_classes"]:
             self._start_head()
 
     @property

@@ -8,7 +8,7 @@ from torch import nn
 
 from dlrecipes.checkpoint_io import save_checkpoint_file
 from dlrecipes.errors import CheckpointError
-from dlrecipes.models import DETR
+from dlrecipes.models import DETR, TimmClassifier
 from dlrecipes.models.initialise import initialise
 
 
@@ -67,3 +67,40 @@ def test_a_file_of_something_else_is_an_error(tmp_path: Path) -> None:
     save_checkpoint_file({"epoch": 3}, file)
     with pytest.raises(CheckpointError, match="holds no weights"):
         initialise(make(3, seed=1), file, classes=["a", "b", "c"])
+
+
+def save_run(model: nn.Module, classes: list[str], file: Path) -> None:
+    """As a task writes it."""
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    save_checkpoint_file({"state_dict": state, "dlrecipes": {"info": {"classes": classes}}}, file)
+
+
+def test_a_classifiers_rows_follow_their_names_too(tmp_path: Path) -> None:
+    source, target = TimmClassifier("test_resnet", num_outputs=3), TimmClassifier("test_resnet", num_outputs=2)
+    start = target.net.fc.weight.clone()
+    save_run(source, ["cat", "dog", "cow"], tmp_path / "run.ckpt")
+    report = initialise(target, tmp_path / "run.ckpt", classes=["emu", "cow"])
+    assert torch.equal(target.net.fc.weight[1], source.net.fc.weight[2])
+    assert torch.equal(target.net.fc.weight[0], start[0])
+    assert torch.equal(target.net.conv1[0].weight, source.net.conv1[0].weight)
+    assert report.classes == ["net.fc.weight 1 of 2", "net.fc.bias 1 of 2"]
+
+
+def test_a_classifiers_body_starts_a_regressor_whose_head_stays(tmp_path: Path) -> None:
+    source, target = TimmClassifier("test_resnet", num_outputs=3), TimmClassifier("test_resnet", num_outputs=3)
+    start = target.net.fc.weight.clone()
+    save_run(source, ["cat", "dog", "cow"], tmp_path / "run.ckpt")
+    report = initialise(target, tmp_path / "run.ckpt", classes=[])
+    assert torch.equal(target.net.fc.weight, start)
+    assert len(report.taken) == len(source.state_dict()) - 2
+
+
+def test_weights_of_timm_start_the_network_around_them(tmp_path: Path) -> None:
+    source, target = TimmClassifier("test_resnet", num_outputs=3), TimmClassifier("test_resnet", num_outputs=2)
+    start = target.net.fc.weight.clone()
+    save_checkpoint_file(source.net.state_dict(), tmp_path / "timm.pth")
+    report = initialise(target, tmp_path / "timm.pth", classes=["a", "b"])
+    assert torch.equal(target.net.conv1[0].weight, source.net.conv1[0].weight)
+    assert torch.equal(target.net.fc.weight, start)
+    assert report.other_shape[0] == "net.fc.weight (3, 96) → (2, 96)"
+    assert not report.absent

@@ -42,6 +42,11 @@ REGRESSION = replace(
 
 
 def efficientnet() -> tuple[nn.Module, DataInfo]:
+    """The blocks of one in a small network of timm's."""
+    return TimmClassifier("test_efficientnet"), INFO
+
+
+def efficientnet_b0() -> tuple[nn.Module, DataInfo]:
     return EfficientNet("b0", drop_path_rate=0.2), INFO
 
 
@@ -54,7 +59,7 @@ def regressor() -> tuple[nn.Module, DataInfo]:
 
 
 def detector() -> tuple[nn.Module, DataInfo]:
-    model = DETR("test_resnet", 3, 7, pretrained_backbone=False, hidden_dim=32, num_heads=4, encoder_layers=1,
+    model = DETR("test_resnet", 3, 7, pretrained_backbone=False, hidden_dim=32, num_heads=4, encoder_layers=0,
                  decoder_layers=1, feedforward_dim=32, queries="two_stage", cross_attention="in_box",
                  class_head="sigmoid", feature_stride=16)  # fmt: skip
     return model, replace(INFO, task="detection", image_size=64)
@@ -77,10 +82,12 @@ def answers(path: Path, images: Tensor) -> list[Tensor]:
         pytest.param(efficientnet, "onnx", marks=NEEDS_ONNX),
         pytest.param(mixer, "onnx", marks=NEEDS_ONNX),
         (mixer, "torch"),
-        pytest.param(regressor, "onnx", marks=NEEDS_ONNX),
         (regressor, "torch"),
         pytest.param(detector, "onnx", marks=NEEDS_ONNX),
-        (detector, "torch"),
+        pytest.param(regressor, "onnx", marks=[NEEDS_ONNX, pytest.mark.slow]),
+        pytest.param(detector, "torch", marks=pytest.mark.slow),
+        pytest.param(efficientnet_b0, "onnx", marks=[NEEDS_ONNX, pytest.mark.slow]),
+        pytest.param(efficientnet_b0, "torch", marks=pytest.mark.slow),
     ],
 )
 def test_the_file_answers_as_the_network_for_any_batch(make: Any, format: str, tmp_path: Path) -> None:
