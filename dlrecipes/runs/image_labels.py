@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.runs.metric_names import format_value
+from dlrecipes.runs.plots import shorten
 
 __all__ = [
     "THRESHOLD",
@@ -27,6 +28,7 @@ THRESHOLD = 0.5
 _RIGHT, _WRONG = (0, 170, 70), (215, 30, 40)
 _LEAST_SHARE = 0.05
 _MOST_NAMES = 4
+_MOST_LINES = 3
 
 
 def describe_target(target: Tensor, info: DataInfo) -> str:
@@ -76,17 +78,18 @@ def describe_output(output: Tensor, info: DataInfo) -> str:
 
 
 def compare_lines(target: Tensor, output: Tensor, info: DataInfo) -> list[str]:
-    """Truth and prediction of one image, in as many lines for each image of a data set."""
+    """Truth and prediction of one image, in as many short lines for each image of a data set."""
+    if info.task == "regression" and len(info.target_names) > 1:
+        pairs = zip(info.target_names, target.tolist(), output.tolist(), strict=True)
+        lines = [f"{shorten(name, 10)} {format_value(true)} → {format_value(said)}" for name, true, said in pairs]
+        return lines[:_MOST_LINES]
     if info.task != "multilabel":
         return [f"true {describe_target(target, info)}", f"said {describe_output(output, info)}"]
     true, said = set(chosen_labels(target.float())), set(chosen_labels(output))
     order = output.argsort(descending=True).tolist()
     groups = (("found", true & said), ("missed", true - said), ("not there", said - true))
-    return [
-        f"{title}: "
-        + _joined([f"{info.classes[i]} {short_probability(float(output[i]))}" for i in order if i in group], ", ")
-        for title, group in groups
-    ]
+    names = [(title, [info.classes[i] for i in order if i in group]) for title, group in groups]
+    return [f"{title}: {_joined(found, ', ', most=2) or '–'}" for title, found in names]
 
 
 def agreement_color(target: Tensor, output: Tensor, info: DataInfo) -> tuple[int, int, int]:
@@ -120,9 +123,9 @@ def _numbers(values: Tensor, info: DataInfo) -> str:
     return "  ".join(f"{name} {number}" for name, number in zip(info.target_names, numbers, strict=True))
 
 
-def _joined(texts: Sequence[str], between: str) -> str:
-    rest = len(texts) - _MOST_NAMES
-    return between.join(texts[:_MOST_NAMES]) + (f"{between}{rest} more" if rest > 0 else "")
+def _joined(texts: Sequence[str], between: str, most: int = _MOST_NAMES) -> str:
+    rest = len(texts) - most
+    return between.join(texts[:most]) + (f" +{rest}" if rest > 0 else "")
 
 
 def short_probability(probability: float) -> str:

@@ -43,7 +43,7 @@ def label_rows(path: str, probabilities: Tensor, info: DataInfo, top: int = 5) -
         ValueError: ``top`` is below 1, or the output's width does not fit ``info``.
 
     Example:
-        >>> from dlrecipes.contracts import DataInfo
+        >>> import torch
         >>> info = DataInfo(task="classification", classes=("cat", "dog"), category_ids=(0, 1), class_counts=(5, 5),
         ...                 num_train=10, max_objects=0, image_size=32)
         >>> label_rows("a.jpg", torch.tensor([0.25, 0.75]), info, top=1)

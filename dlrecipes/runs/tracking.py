@@ -189,7 +189,10 @@ class WandbTracker(Logger):
 
         def log(run: wandb.Run) -> None:
             table = to_wandb_table(columns, rows)
-            run.log({key: table} if step is None else {key: table, _STEP: step})
+            try:
+                run.log({key: table} if step is None else {key: table, _STEP: step})
+            except OSError as error:  # pictures of cells go through the user's home, which may be read-only
+                print(f"W&B table '{key}' was not logged ({error.strerror}); tracking goes on.", flush=True)
 
         self._do(log)
 

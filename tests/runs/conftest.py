@@ -1,5 +1,7 @@
 """A toy detector that needs no training: it finds every true box, moved a little, so that callbacks have work to do."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -8,6 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from dlrecipes.contracts import DataInfo, DetectionBatch
+
+sys.path.insert(0, str(Path(__file__).parent))  # for image_runs.py
 
 CLASSES = ("cat", "dog", "Käfer")
 INFO = DataInfo(

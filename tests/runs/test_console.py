@@ -1,6 +1,7 @@
 import re
 
 import lightning.pytorch as pl
+import pytest
 
 from dlrecipes.runs.console import EpochLines, make_progress
 
@@ -39,7 +40,23 @@ def test_no_number_of_epochs(toy, loader, capsys):
     assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["epoch 1", "epoch 2"]
 
 
-def test_the_headline_of_a_task_is_what_its_lines_show():
-    [lines] = make_progress(False, ("mae", "rmse", "r2", "other"))
-    assert lines.metrics == ("train/loss", "val/loss", "val/mae", "val/rmse", "val/r2")
+def test_the_first_three_measured_metrics_of_a_headline_are_shown(toy, fit, capsys):
+    class Classifier(type(toy)):
+        def _evaluate(self, batch, stage):
+            self.log_dict({f"{stage}/{name}": 0.5 for name in ("accuracy", "f1", "auprc", "ece")}, batch_size=4)
+            return super()._evaluate(batch, stage)
+
+    fit(Classifier(), 1, make_progress(False, ("accuracy", "map_of_several_labels", "f1", "auprc", "ece")))
+    [line] = capsys.readouterr().out.splitlines()
+    words = [
+        "train/loss 0.820",
+        "val/loss 1.000",
+        "val/accuracy 0.500",
+        "val/f1 0.500",
+        "val/auprc 0.500",
+        "lr 1.0e-01",
+    ]
+    assert line.split("  ")[1:7] == words
     assert make_progress(False)[0].metrics == ("train/loss", "val/loss", "val/map", "val/map_50")
+    with pytest.raises(ValueError, match="most must be at least 1, got 0"):
+        EpochLines(most=0)

@@ -11,12 +11,17 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from image_runs import GivenAnswers, make_info, make_trainer
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 
 from dlrecipes.checkpoint_io import save_checkpoint_file
 from dlrecipes.runs.detection_pictures import DetectionTracker, PredictionPictures
 from dlrecipes.runs.folder import RunFolder
+from dlrecipes.runs.image_curves import ImageCurves
+from dlrecipes.runs.image_pictures import ImageBatchPicture, ImagePredictions
 from dlrecipes.runs.pictures import DetectionPicture
+from dlrecipes.runs.tracked import ImageTracker, TableTracker
 from dlrecipes.runs.tracking import WandbTracker, make_tracker
 
 
@@ -167,6 +172,50 @@ def test_images_have_boxes_with_names_and_scores(run, toy, fit):
     truth = json.loads((seen.folder / "files" / images["all_boxes"][0]["ground_truth"]["path"]).read_text())
     assert truth["box_data"][0]["box_caption"] == "dog"
     assert (seen.folder / "files" / images["filenames"][0]).exists()
+
+
+def test_pictures_and_the_table_of_mistakes_of_a_classifier(run):
+    targets = torch.arange(8) % 3
+    answers = torch.nn.functional.one_hot(targets, 3).float() * 0.6 + 0.1
+    answers[3] = torch.tensor([0.2, 0.5, 0.3])
+    model = GivenAnswers(make_info(), targets, answers)
+    tracker, _ = make_tracker("offline", run, "p", {})
+    assert isinstance(tracker, ImageTracker)
+    assert isinstance(tracker, TableTracker)
+    trainer = make_trainer([ImageBatchPicture(run), ImagePredictions(run, n=2), ImageCurves(run)], [tracker])
+    trainer.fit(model, model.loader(), model.loader())
+    trainer.test(model, model.loader(), verbose=False)
+    tracker.finish()
+    [seen] = offline_runs(run)
+    for key in ("train/batch", "test/confusion", "test/pr_curves", "test/reliability", "test/mistakes"):
+        [panel] = seen.history[key]
+        assert (panel["_type"], panel["count"]) == ("images/separated", 1), key
+        assert (seen.folder / "files" / panel["filenames"][0]).exists()
+    [predictions] = seen.history["val/predictions"]
+    assert predictions["captions"] == ["2.jpg: true Käfer, said Käfer .70", "6.jpg: true cat, said cat .70"]
+    assert (predictions["width"], predictions["height"]) == (16, 16)
+    [entry] = seen.history["test/mistakes_table"]
+    table = json.loads((seen.folder / "files" / entry["path"]).read_text())
+    assert table["columns"] == ["image", "file", "true", "predicted", "probability", "probability of the true class"]
+    assert table["data"][0][1:] == ["folder/3.jpg", "cat", "dog", 0.5, pytest.approx(0.2)]
+    [artifact] = seen.artifacts  # where W&B keeps the pictures of a table's cells
+    [thumbnail] = [entry for entry in artifact.manifest.contents if entry.path.endswith(".png")]
+    with Image.open(thumbnail.local_path) as image:
+        assert image.convert("RGB").getextrema() == ((3, 3),) * 3  # image 3 is filled with threes
+    assert set(seen.history["trainer/global_step"]) == {0, 1, 2}
+
+
+def test_a_table_without_a_place_for_its_pictures_does_not_stop_the_tracking(run, monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "file"))  # where W&B puts them; often a home that is read-only
+    tracker, _ = make_tracker("offline", run, "p", {})
+    tracker.log_table("mistakes", ["image"], [[torch.zeros(3, 4, 4, dtype=torch.uint8)]])
+    tracker.log_metrics({"loss": 1.0}, step=0)
+    tracker.finish()
+    assert "W&B table 'mistakes' was not logged (" in capsys.readouterr().out
+    [seen] = offline_runs(run)
+    assert seen.history["loss"] == [1.0]
+    assert "mistakes" not in seen.history
 
 
 def test_resume_goes_on_in_the_same_wandb_run(run):

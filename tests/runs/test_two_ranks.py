@@ -18,7 +18,8 @@ import torch
 from conftest import ToyDetector, make_batch
 from dlrecipes.checkpoint_io import SafeCheckpointIO
 from dlrecipes.runs import *
-from dlrecipes.runs import detection_curves
+from dlrecipes.runs import detection_curves, image_curves
+from image_runs import GivenAnswers, make_info
 
 run = RunFolder.create(sys.argv[1], "toy")
 run.write_info(seed=0, device="cpu") if pl.utilities.rank_zero_only.rank == 0 else None
@@ -40,6 +41,24 @@ trainer.test(model, loader, verbose=False)
 tracker.finish()
 second = RunFolder.create(sys.argv[1], "toy")
 (Path(sys.argv[1]) / f"rank{{trainer.global_rank}}.txt").write_text(f"{{run.name}} {{second.name}} {{drawn}}")
+
+class Shares(GivenAnswers):
+    def test_dataloader(self):  # of 11 images rank 0 has 6 and rank 1 has 5, as our samplers share them out
+        share = range(self.trainer.global_rank, 11, 2)
+        return torch.utils.data.DataLoader(share, batch_size=2, collate_fn=self.collate)
+
+targets = torch.arange(11) % 3
+answers = torch.nn.functional.one_hot(targets, 3).float() * 0.6 + 0.1
+answers[3], answers[8] = torch.tensor([0.2, 0.5, 0.3]), torch.tensor([0.05, 0.9, 0.05])
+said = []
+image_curves.draw_class_confusion = lambda true, found, *rest: said.append((true.tolist(), found.tolist()))
+image_curves.draw_mistakes = lambda worst, *rest: said.append([(w.path, round(w.score, 3)) for w in worst])
+trainer = pl.Trainer(
+    accelerator="cpu", devices=2, strategy="ddp", use_distributed_sampler=False, callbacks=[ImageCurves(second)],
+    logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+)
+trainer.test(Shares(make_info(), targets, answers), verbose=False)
+(Path(sys.argv[1]) / f"images{{trainer.global_rank}}.txt").write_text(repr(said))
 """
 
 
@@ -63,3 +82,10 @@ def test_two_ranks_make_one_run(tmp_path):
     assert done.stdout.count("epoch 1/1") == 1
     for name in ("batch.png", "curves.png", "pr_curves.png", "predictions/epoch_001.png", "checkpoints/last.ckpt"):
         assert (run / name).exists(), name
+    # the second run's test of a classifier, with unequal shares
+    labels = [i % 3 for i in range(11)]
+    found = [{3: 1, 8: 1}.get(i, label) for i, label in enumerate(labels)]
+    expected = [(labels, found), [("folder/8.jpg", 0.9), ("folder/3.jpg", 0.5)]]
+    assert (tmp_path / "out" / "images0.txt").read_text() == repr(expected)
+    assert (tmp_path / "out" / "images1.txt").read_text() == "[]"
+    assert (tmp_path / "out" / "toy-002" / "pr_curves.png").exists()
