@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 THRESHOLD = 0.5
-"""Probability from which on a label counts as predicted, where there are several."""
+"""Probability from which on a label counts as predicted, where there are several and nothing else is asked for."""
 
 _RIGHT, _WRONG = (0, 170, 70), (215, 30, 40)
 _LEAST_SHARE = 0.05
@@ -58,17 +58,18 @@ def describe_target(target: Tensor, info: DataInfo) -> str:
     return shares[0][0] if whole else _joined([f"{name} {short_probability(share)}" for name, share in shares], " + ")
 
 
-def describe_output(output: Tensor, info: DataInfo) -> str:
-    """What was predicted for one image: the most probable class, every label from probability .5 on, or the values.
+def describe_output(output: Tensor, info: DataInfo, threshold: float = THRESHOLD) -> str:
+    """What was predicted for one image: the most probable class, every label from ``threshold`` on, or the values.
 
     Args:
         output: float32 on the CPU; one row of an ``ImageOutput``'s outputs.
         info: of the data.
+        threshold: least probability of a label, where an image may have several.
     """
     if info.task == "regression":
         return _numbers(output, info)
     if info.task == "multilabel":
-        labels = sorted(chosen_labels(output), key=lambda i: -float(output[i]))
+        labels = sorted(chosen_labels(output, threshold), key=lambda i: -float(output[i]))
         if not labels:
             best = int(output.argmax())
             return f"no label (best: {info.classes[best]} {short_probability(float(output[best]))})"
@@ -110,9 +111,9 @@ def agreement_color(target: Tensor, output: Tensor, info: DataInfo) -> tuple[int
     return _RIGHT if right else _WRONG
 
 
-def chosen_labels(values: Tensor) -> list[int]:
-    """Labels with a probability of .5 or more."""
-    found: list[int] = (values >= THRESHOLD).nonzero().reshape(-1).tolist()
+def chosen_labels(values: Tensor, threshold: float = THRESHOLD) -> list[int]:
+    """Labels with a probability of ``threshold`` or more, in ascending order."""
+    found: list[int] = (values >= threshold).nonzero().reshape(-1).tolist()
     return found
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import UserError
-from dlrecipes.runs.image_labels import chosen_labels, describe_output
+from dlrecipes.runs.image_labels import THRESHOLD, chosen_labels, describe_output
 from dlrecipes.runs.pictures import draw_image_tile, save_grid, to_uint8
 
 __all__ = ["ImageResults", "label_rows"]
@@ -26,11 +26,13 @@ _MOST_SHEETS = 25
 _MOST_COLUMNS = 100
 
 
-def label_rows(path: str, probabilities: Tensor, info: DataInfo, top: int = 5) -> dict[str, Any]:
+def label_rows(
+    path: str, probabilities: Tensor, info: DataInfo, top: int = 5, threshold: float = THRESHOLD
+) -> dict[str, Any]:
     """What was predicted for one image, in primitives.
 
     - classification: ``path``, ``label``, ``probability``, ``top``: the best classes as ``{"label", "probability"}``;
-    - several labels: ``path``, ``labels`` from probability .5 on, best first, ``probabilities`` of these, ``top``;
+    - several labels: ``path``, ``labels`` from ``threshold`` on, best first, ``probabilities`` of these, ``top``;
     - regression: ``path``, ``values``: target -> number.
 
     Args:
@@ -38,9 +40,10 @@ def label_rows(path: str, probabilities: Tensor, info: DataInfo, top: int = 5) -
         probabilities: float32 [C], or values [T], on the CPU.
         info: of the run.
         top: how many classes to list.
+        threshold: least probability of a label, where an image may have several.
 
     Raises:
-        ValueError: ``top`` is below 1, or the output's width does not fit ``info``.
+        ValueError: ``top`` is below 1, ``threshold`` is outside 0..1, or the output's width does not fit ``info``.
 
     Example:
         >>> import torch
@@ -49,8 +52,7 @@ def label_rows(path: str, probabilities: Tensor, info: DataInfo, top: int = 5) -
         >>> label_rows("a.jpg", torch.tensor([0.25, 0.75]), info, top=1)
         {'path': 'a.jpg', 'label': 'dog', 'probability': 0.75, 'top': [{'label': 'dog', 'probability': 0.75}]}
     """
-    if top < 1:
-        raise ValueError(f"top must be at least 1, got {top}")
+    _check(top, threshold)
     names = info.target_names if info.task == "regression" else info.classes
     if probabilities.shape != (len(names),):
         raise ValueError(f"probabilities must have shape ({len(names)},), got {tuple(probabilities.shape)}")
@@ -60,7 +62,7 @@ def label_rows(path: str, probabilities: Tensor, info: DataInfo, top: int = 5) -
     order = probabilities.argsort(descending=True, stable=True).tolist()
     best = [{"label": names[i], "probability": values[i]} for i in order[:top]]
     if info.task == "multilabel":
-        chosen = order[: len(chosen_labels(probabilities))]
+        chosen = order[: len(chosen_labels(probabilities, threshold))]
         labels, sure = [names[i] for i in chosen], [values[i] for i in chosen]
         return {"path": path, "labels": labels, "probabilities": sure, "top": best}
     return {"path": path, "label": names[order[0]], "probability": values[order[0]], "top": best}
@@ -78,10 +80,11 @@ class ImageResults:
         folder: to write to; made if missing.
         info: of the run.
         top: classes listed for each image in the JSON file.
+        threshold: least probability of a label, where an image may have several.
 
     Raises:
         UserError: the folder cannot be written.
-        ValueError: ``top`` is below 1.
+        ValueError: ``top`` is below 1, or ``threshold`` outside 0..1.
 
     Example::
 
@@ -90,12 +93,14 @@ class ImageResults:
                 results.add(path, image, output)
     """
 
-    def __init__(self, folder: str | os.PathLike[str], info: DataInfo, top: int = 5) -> None:
-        if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
+    def __init__(
+        self, folder: str | os.PathLike[str], info: DataInfo, top: int = 5, threshold: float = THRESHOLD
+    ) -> None:
+        _check(top, threshold)
         self.folder = Path(folder)
         self.info = info
         self.top = top
+        self.threshold = threshold
         self.count = 0
         self._tiles: list[Image.Image] = []
         self._sheets = 0
@@ -142,13 +147,13 @@ class ImageResults:
             OSError: the disk is full.
         """
         output = output.float().cpu()
-        row = label_rows(path, output, self.info, self.top)
+        row = label_rows(path, output, self.info, self.top, self.threshold)
         each = [_rounded(value) for value in output.tolist()] if self._each else []
         self._table.writerow([path, *_label(row), *each])
         self._json.write(("," if self.count else "") + "\n " + json.dumps(row, ensure_ascii=False))
         self.count += 1
         if image is not None and self._sheets < _MOST_SHEETS:
-            lines = [describe_output(output, self.info), Path(path).name]
+            lines = [describe_output(output, self.info, self.threshold), Path(path).name]
             self._tiles.append(draw_image_tile(to_uint8(image).cpu(), lines, _SIDE))
             if len(self._tiles) == _SHEET:
                 self._save_sheet()
@@ -179,6 +184,13 @@ class ImageResults:
 
     def _sheet(self, number: int) -> Path:
         return self.folder / "pictures" / f"sheet_{number:03d}.png"
+
+
+def _check(top: int, threshold: float) -> None:
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be in 0..1, got {threshold}")
 
 
 def _label(row: dict[str, Any]) -> list[Any]:

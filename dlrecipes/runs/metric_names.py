@@ -49,12 +49,12 @@ def metric_title(name: str) -> str:
 
 
 def with_split(split: str, headline: Sequence[str]) -> tuple[str, ...]:
-    """The names under which a task logs its headline metrics.
+    """The names under which a task logs its headline metrics; one that has a split keeps it.
 
-    >>> with_split("val", ("mae", "r2"))
-    ('val/mae', 'val/r2')
+    >>> with_split("val", ("mae", "train/accuracy"))
+    ('val/mae', 'train/accuracy')
     """
-    return tuple(f"{split}/{name}" for name in headline)
+    return tuple(name if "/" in name else f"{split}/{name}" for name in headline)
 
 
 def panel_of(name: str) -> str:

@@ -40,6 +40,8 @@ def test_several_labels_are_joined(tmp_path):
     assert (first["labels"], first["probabilities"]) == (["Käfer", "cat"], [0.95, 0.9])
     assert (second["labels"], second["top"][0]) == ([], {"label": "dog", "probability": 0.2})
     assert results.sheets == []
+    assert label_rows("b.jpg", torch.tensor([0.1, 0.2, 0.05]), make_info("multilabel"), threshold=0.1)["labels"] == [
+        "dog", "cat"]  # fmt: skip
 
 
 def test_regression_has_its_targets(tmp_path):
@@ -70,6 +72,8 @@ def test_wrong_values_are_named(tmp_path):
         label_rows("a", torch.zeros(2), make_info())
     with pytest.raises(ValueError, match="top must be at least 1, got 0"):
         ImageResults(tmp_path, make_info(), top=0)
+    with pytest.raises(ValueError, match=r"threshold must be in 0\.\.1, got 2"):
+        ImageResults(tmp_path, make_info(), threshold=2)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="give another --output"):
         ImageResults(tmp_path / "file", make_info())
