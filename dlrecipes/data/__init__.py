@@ -9,17 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dlrecipes.data.arrays import array_source
     from dlrecipes.data.audit_report import AuditReport
     from dlrecipes.data.check import check_data
     from dlrecipes.data.classification import ClassificationData
     from dlrecipes.data.detection import DetectionData
+    from dlrecipes.data.device_augment import DeviceAugment
     from dlrecipes.data.digits import embedded_digits
     from dlrecipes.data.discover import read_detection
     from dlrecipes.data.discover_images import read_images
     from dlrecipes.data.image_files import ArrayImages, PathImages, TorchvisionImages
+    from dlrecipes.data.image_predict import image_predict_loader
     from dlrecipes.data.image_report import ImageAuditReport
     from dlrecipes.data.image_source import ImageFiles, ImageSource, ImageTable
+    from dlrecipes.data.image_transforms import AlbumentationsImages, ImageTransform
     from dlrecipes.data.loader import ResumableDataLoader, make_loader
+    from dlrecipes.data.mixing import MixSamples
     from dlrecipes.data.parquet_images import ParquetImages
     from dlrecipes.data.predict import find_images, predict_loader
     from dlrecipes.data.records import DetectionRecord, DetectionSource
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from dlrecipes.data.transforms import AlbumentationsTransform, DetectionTransform
 
 __all__ = [
+    "AlbumentationsImages",
     "AlbumentationsTransform",
     "ArrayImages",
     "AuditReport",
@@ -38,20 +44,25 @@ __all__ = [
     "DetectionRecord",
     "DetectionSource",
     "DetectionTransform",
+    "DeviceAugment",
     "DigitScenes",
     "EpochSampler",
     "ImageAuditReport",
     "ImageFiles",
     "ImageSource",
     "ImageTable",
+    "ImageTransform",
+    "MixSamples",
     "ParquetImages",
     "PathImages",
     "ResumableDataLoader",
     "TorchvisionImages",
+    "array_source",
     "check_data",
     "embedded_digits",
     "export_coco",
     "find_images",
+    "image_predict_loader",
     "make_loader",
     "predict_loader",
     "read_detection",
@@ -60,6 +71,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "AlbumentationsImages": "image_transforms",
     "AlbumentationsTransform": "transforms",
     "ArrayImages": "image_files",
     "AuditReport": "audit_report",
@@ -68,20 +80,25 @@ _MODULES = {
     "DetectionRecord": "records",
     "DetectionSource": "records",
     "DetectionTransform": "transforms",
+    "DeviceAugment": "device_augment",
     "DigitScenes": "scenes",
     "EpochSampler": "sampler",
     "ImageAuditReport": "image_report",
     "ImageFiles": "image_source",
     "ImageSource": "image_source",
     "ImageTable": "image_source",
+    "ImageTransform": "image_transforms",
+    "MixSamples": "mixing",
     "ParquetImages": "parquet_images",
     "PathImages": "image_files",
     "ResumableDataLoader": "loader",
     "TorchvisionImages": "image_files",
+    "array_source": "arrays",
     "check_data": "check",
     "embedded_digits": "digits",
     "export_coco": "scenes_export",
     "find_images": "predict",
+    "image_predict_loader": "image_predict",
     "make_loader": "loader",
     "predict_loader": "predict",
     "read_detection": "discover",

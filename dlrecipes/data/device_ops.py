@@ -106,8 +106,8 @@ def change_colours(images: Tensor, original: Tensor, change: Colours) -> Tensor:
 
     Args:
         images: float [B, 3, H, W] in 0..255.
-        original: float [B, 3, H, W], the pictures whose mean and range count. Whole numbers in 0..255 of up to 256 × 256
-            pixels have a sum that is exact in float32, in whichever order it is taken.
+        original: float [B, 3, H, W], the pictures whose mean and range count. Whole numbers in 0..255 have a sum that
+            is exact in float32 in whichever order it is taken, up to 256 × 256 of them.
         change: see there.
 
     Returns:

@@ -8,9 +8,11 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from dlrecipes.data import cache as cache_module
 from dlrecipes.data.cache import ImageCache, RecordImages
+from dlrecipes.data.image_files import ArrayImages
 from dlrecipes.data.records import make_record
 from dlrecipes.errors import UserError
 
@@ -188,3 +190,45 @@ def test_wrong_arguments():
 
 def test_no_pictures():
     assert len(ImageCache(RecordImages([]), None)) == 0
+
+
+def test_the_shorter_side_is_scaled_down_as_pillow_does(pictures):
+    images, records = pictures
+    cache = ImageCache(RecordImages(records), min_side=32)
+    assert [cache[i].shape[:2] for i in range(4)] == [(40, 30), (32, 40), (9, 200), (33, 31)]
+    expected = Image.fromarray(images[1]).resize((40, 32), Image.Resampling.BICUBIC)
+    assert np.array_equal(cache[1], np.asarray(expected))
+    assert np.array_equal(cache[2], images[2])
+    assert cache.dense is None
+
+
+@pytest.mark.parametrize("memory_bytes", [2**20, 0])
+def test_pictures_of_one_shape_are_one_array(memory_bytes):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 12, 8, 3), dtype=np.uint8)
+    source = ArrayImages(pixels, [f"array#{i}" for i in range(5)])
+    cache = ImageCache(source, memory_bytes=memory_bytes)
+    assert np.array_equal(cache.dense, pixels)
+    assert not cache.dense.flags.writeable
+    assert np.array_equal(pickle.loads(pickle.dumps(cache)).dense, pixels)
+    assert cache.keeps_pictures
+    each_time = ImageCache(source, memory_bytes=0, limit_bytes=0)
+    assert each_time.dense is None
+    assert not each_time.keeps_pictures
+    assert np.array_equal(each_time[3], pixels[3])
+
+
+def test_sides_exclude_each_other():
+    with pytest.raises(ValueError, match="max_side 5 and min_side 6 cannot both be given"):
+        ImageCache(RecordImages([]), 5, min_side=6)
+    with pytest.raises(ValueError, match="min_side must be at least 1, got 0"):
+        ImageCache(RecordImages([]), min_side=0)
+
+
+def test_sizes_are_asked_for_where_none_are_given():
+    class Undeclared(ArrayImages):
+        def size(self, index):
+            return None
+
+    pixels = np.zeros((2, 6, 4, 3), np.uint8)
+    assert ImageCache(Undeclared(pixels, ["a", "b"])).shapes == [(6, 4)] * 2
+    assert ImageCache(Undeclared(pixels, ["a", "b"]), sizes=np.array([[6, 4]] * 2)).shapes == [(6, 4)] * 2

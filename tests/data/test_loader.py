@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import Dataset
 
-from dlrecipes.data.loader import ResumableDataLoader, make_loader
+from dlrecipes.data.loader import ResumableDataLoader, leaves_out_rest, make_loader
 from dlrecipes.data.sampler import EpochSampler
 from dlrecipes.errors import UserError
 
@@ -42,13 +42,17 @@ class ValidatedRecorder(Recorder):
         self.validated = batch
 
 
-def loader(size=22, batch_size=4, workers=0, shuffle=True, **kwargs):
+def loader(size=22, batch_size=4, workers=0, shuffle=True, drop_last=False, **kwargs):
     return make_loader(
-        Pairs(), EpochSampler(size, shuffle=shuffle, seed=3, **kwargs), batch_size=batch_size, num_workers=workers
+        Pairs(),
+        EpochSampler(size, shuffle=shuffle, seed=3, **kwargs),
+        batch_size=batch_size,
+        num_workers=workers,
+        drop_last=drop_last,
     )
 
 
-def fit(folder, workers=0, resume=None, callbacks=(), accumulate=1, validate=False, **kwargs):
+def fit(folder, workers=0, resume=None, callbacks=(), accumulate=1, validate=False, drop_last=False, **kwargs):
     module = ValidatedRecorder() if validate else Recorder()
     trainer = L.Trainer(
         **{"max_epochs": 3, **kwargs},
@@ -65,7 +69,7 @@ def fit(folder, workers=0, resume=None, callbacks=(), accumulate=1, validate=Fal
     )
     trainer.fit(
         module,
-        loader(workers=workers),
+        loader(workers=workers, drop_last=drop_last),
         loader(4, shuffle=False) if validate else None,
         ckpt_path=resume,
         weights_only=True,
@@ -121,6 +125,40 @@ def test_resumed_twice_in_one_epoch(tmp_path):
     keep = ModelCheckpoint(tmp_path / "second", filename="{step}", every_n_train_steps=1, save_top_k=-1)
     fit(tmp_path, resume=checkpoints[2], callbacks=[keep])
     assert fit(tmp_path, resume=tmp_path / "second" / "step=4.ckpt") == straight[4:]
+
+
+def test_resumed_without_the_smaller_last_batch(tmp_path):
+    straight, checkpoints = saved(tmp_path, every=1, drop_last=True)
+    assert [entry[0] for entry in straight] == list(range(15))
+    assert all(len(batch) == 4 for _, _, batch in straight)
+    for step in (1, 4, 5, 6, 14):
+        assert fit(tmp_path, resume=checkpoints[step], drop_last=True) == straight[step:], step
+
+
+def test_without_the_smaller_last_batch():
+    source = loader(drop_last=True)
+    assert len(source) == len(list(source)) == 5
+    assert [batch.tolist() for batch in source] == [batch.tolist() for batch in loader()][:5]
+    source.load_state_dict({"epoch": 0, "batches": 5, "batch_size": 4, "world_size": 1})
+    assert list(source) == []
+    left_out = []
+    for epoch in range(3):
+        source.sampler.set_epoch(epoch)
+        left_out.append(set(range(22)) - {i for batch in source for _, i in batch.tolist()})
+    assert all(len(rest) == 2 for rest in left_out)
+    assert len(set.union(*left_out)) > 2  # others in each epoch
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "expected"),
+    [
+        *((80, 4, False), (81, 4, True), (83, 4, True), (79, 4, False), (77, 4, True), (3, 4, False), (1, 4, False)),
+        *((7, 1, False), (100, 1, False)),
+    ],
+)
+def test_which_rest_is_left_out(samples, batch_size, expected):
+    """From 20 full batches on any rest; before, one sample alone; never the only batch."""
+    assert leaves_out_rest(samples, batch_size) is expected
 
 
 def test_counts_what_was_handed_out_not_what_was_prepared():

@@ -1,0 +1,351 @@
+import cv2
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from dlrecipes.data import classification
+from dlrecipes.data.arrays import array_source
+from dlrecipes.data.classification import ClassificationData
+from dlrecipes.data.image_predict import image_predict_loader
+from dlrecipes.data.image_resize import evaluation_image
+from dlrecipes.errors import UserError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path., callbacks"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+]
+
+
+def pictures(count, *shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape, 3), dtype=np.uint8)
+
+
+def small(count=45, targets=None, classes=("cat", "dog", "owl"), **options):
+    """Equal squares of 16 pixels, in memory."""
+    labels = np.arange(count) % len(classes) if targets is None else targets
+    source = array_source(
+        (pictures(count, 16, 16), labels),
+        (pictures(9, 16, 16, seed=1), labels[:9]),
+        (pictures(7, 16, 16, seed=2), labels[:7]),
+        classes=classes if targets is None else (),
+    )
+    return ClassificationData(source=source, **{"batch_size": 8, **options})
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder a class, pictures of many sizes."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 5)):
+        for label, name in enumerate(("cat", "dog")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                height, width = rng.integers(70, 120, 2)
+                noise = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+                image = cv2.resize(noise, (int(width), int(height)), interpolation=cv2.INTER_CUBIC)
+                image[:9] = 200 * label
+                cv2.imwrite(str(folder / f"{number}.png"), image)
+    return root
+
+
+def epoch(loader, number=0):
+    loader.sampler.set_epoch(number)
+    return list(loader)
+
+
+def same(a, b):
+    keys = ("images", "targets", "index", "paths", "epoch")
+    return len(a) == len(b) and all(
+        all(torch.equal(x[k], y[k]) if torch.is_tensor(x[k]) else x[k] == y[k] for k in keys)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def test_embedded_digits():
+    data = ClassificationData(batch_size=32)
+    assert data.info.task == "classification"
+    assert data.info.num_classes == 10
+    assert data.info.num_train == sum(data.info.class_counts)
+    assert (data.info.image_size, data.info.crop_fraction) == (32, 1.0)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["images"].shape == (32, 3, 32, 32)
+    assert (batch["images"].dtype, batch["targets"].dtype) == (torch.uint8, torch.int64)
+    assert data.num_workers == 0
+    assert "does not mirror, because the classes are digits" in " ".join(data.notes)
+    assert all(note.endswith(".") for note in data.notes)
+    assert "zero" in data.report
+    assert data.splits == ("train", "val", "test")
+    tail = ClassificationData(long_tailed=True, image_size=24).info
+    assert tail.class_counts[0] >= 20 * tail.class_counts[9]
+    assert tail.image_size == 24
+
+
+def test_a_batch_holds_the_pictures_that_it_names():
+    data = small()
+    data.setup()
+    for role, count in (("train", 45), ("val", 9), ("test", 7)):
+        batches = epoch(getattr(data, f"{role}_dataloader")())
+        table = data.table(role)
+        index = torch.cat([b["index"] for b in batches])
+        assert sorted(index.tolist()) == list(range(count))
+        images = torch.cat([b["images"] for b in batches]).permute(0, 2, 3, 1).numpy()
+        assert all(np.array_equal(image, table.images.read(i)) for image, i in zip(images, index.tolist(), strict=True))
+        assert np.array_equal(torch.cat([b["targets"] for b in batches]).numpy(), table.targets[index])
+        assert [p for b in batches for p in b["paths"]] == [table.images.name(i) for i in index.tolist()]
+        assert all(b["weights"] is None for b in batches)
+    with pytest.raises(UserError, match=r"array has no split 'extra', only train, val, test"):
+        data.table("extra")
+
+
+def test_statistics_are_those_of_the_training_split():
+    data = small()
+    pixels = pictures(45, 16, 16).astype(np.float64) / 255.0
+    np.testing.assert_allclose(data.info.mean, pixels.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(data.info.std, pixels.std((0, 1, 2)), rtol=1e-12)
+    assert "are those of 45 training pictures" in " ".join(data.notes)
+    assert small(normalisation="half").info.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("options", [{}, {"device_augment": False}, {"augment": "none"}])
+def test_workers_change_nothing(options):
+    def run(workers):
+        data = small(num_workers=workers, **options)
+        return [epoch(data.train_dataloader(), number) for number in (0, 1)]
+
+    assert all(same(a, b) for a, b in zip(run(0), run(2), strict=True))
+
+
+def test_two_ranks_see_what_one_sees(monkeypatch):
+    def run(rank, world_size, batch_size):
+        monkeypatch.setattr(classification, "rank_of", lambda trainer: (rank, world_size))
+        data = small(48, batch_size=batch_size, augment="strong")
+        batches = [data.finish(b, training=True) for b in epoch(data.train_dataloader(), 3)]
+        return [dict(zip(b["index"].tolist(), b["images"], strict=True)) for b in batches]
+
+    alone = run(0, 1, 8)
+    shares = [run(rank, 2, 4) for rank in range(2)]
+    for step, together in enumerate(alone):
+        shared = shares[0][step] | shares[1][step]
+        assert shared.keys() == together.keys()
+        assert all(torch.equal(shared[i], together[i]) for i in shared)
+
+
+class Recorder(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen, self.validated = [], []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((self.global_step, batch["images"].clone(), batch["targets"].clone()))
+        return self.weight * batch["images"].float().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.validated.append(batch["images"])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-6)
+
+
+def fit(folder, data, resume=None, callbacks=(), **options):
+    module = Recorder()
+    trainer = L.Trainer(
+        **{"max_epochs": 2, **options},
+        accelerator="cpu",
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=bool(callbacks),
+        callbacks=list(callbacks),
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    return module
+
+
+@pytest.mark.parametrize("device_augment", [True, False])
+def test_a_resumed_run_sees_the_same_batches(tmp_path, device_augment):
+    """Augmented and mixed, resumed in mid-epoch: to the bit."""
+
+    def data():
+        return small(augment="strong", mix="both", device_augment=device_augment, num_workers=0)
+
+    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    straight = fit(tmp_path, data(), callbacks=[keep])
+    assert len(straight.seen) == 12
+    for step in (3, 6, 8):
+        resumed = fit(tmp_path, data(), resume=tmp_path / f"step={step}.ckpt")
+        assert [s[0] for s in resumed.seen] == list(range(step, 12))
+        for before, after in zip(straight.seen[step:], resumed.seen, strict=True):
+            assert torch.equal(before[1], after[1])
+            assert torch.equal(before[2], after[2])
+
+
+def test_training_is_augmented_mixed_and_scaled_and_validation_scaled_only(tmp_path):
+    data = small(image_size=24, mix="mixup", mix_alpha=1.0)
+    module = fit(tmp_path, data, max_epochs=1)
+    images = torch.cat([s[1] for s in module.seen])
+    assert images.shape == (45, 3, 24, 24)
+    assert images.dtype == torch.float32
+    assert 0.0 <= images.min() <= images.max() <= 255.0
+    assert all(s[2].shape[1] == 3 for s in module.seen)
+    validated = torch.cat(module.validated[-2:]).permute(0, 2, 3, 1).numpy()
+    expected = np.stack([evaluation_image(p, 24, 1.0) for p in pictures(9, 16, 16, seed=1)])
+    assert validated.dtype == np.uint8
+    assert np.abs(validated.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_a_rest_of_one_is_left_out_and_said():
+    data = small(41)
+    batches = epoch(data.train_dataloader())
+    assert [len(b["index"]) for b in batches] == [8] * 5
+    assert "1 training picture(s), others in each epoch, are left out: batches hold 8." in data.notes
+    assert [len(b["index"]) for b in epoch(small(43).train_dataloader())] == [8] * 5 + [3]
+    assert [len(b["index"]) for b in epoch(small(43, batch_size=2).train_dataloader())] == [2] * 21
+    assert sum(len(b["index"]) for b in epoch(small(41, batch_size=4).val_dataloader())) == 9
+
+
+def test_photos_are_cut_to_squares(photos):
+    data = ClassificationData(str(photos), batch_size=6, image_size=64, num_workers=0)
+    data.setup("fit")
+    assert data.info.classes == ("cat", "dog")
+    assert data.info.class_counts == (12, 12)
+    assert data.info.crop_fraction == 0.875
+    for batch in epoch(data.val_dataloader()):
+        for image, index in zip(batch["images"], batch["index"].tolist(), strict=True):
+            expected = evaluation_image(data.table("val").images.read(index), 64, 0.875)
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)  # through the cache, to the bit
+    first, second = (epoch(data.train_dataloader(), number) for number in (0, 1))
+    assert all(b["images"].shape[1:] == (3, 64, 64) and b["images"].dtype == torch.uint8 for b in first)
+    assert not same(first, second)
+    uncached = ClassificationData(str(photos), batch_size=6, image_size=64, num_workers=0, cache_gb=0)
+    uncached.setup("fit")
+    assert same(epoch(data.val_dataloader()), epoch(uncached.val_dataloader()))
+    assert "each is decoded when needed" in " ".join(uncached.notes)
+
+
+def test_workers_change_nothing_for_photos(photos):
+    def run(workers):
+        data = ClassificationData(str(photos), batch_size=6, image_size=48, num_workers=workers, augment="strong")
+        return epoch(data.train_dataloader(), 1)
+
+    assert same(run(0), run(2))
+
+
+def test_prediction_sees_what_evaluation_sees(photos):
+    data = ClassificationData(str(photos), image_size=64, num_workers=0, predict_paths=str(photos / "val"))
+    (batch,) = data.predict_dataloader()
+    (evaluated,) = data.val_dataloader()
+    assert batch["paths"] == evaluated["paths"]
+    assert torch.equal(batch["images"], evaluated["images"])
+    assert batch["targets"].tolist() == [0] * 10
+    halves = [list(image_predict_loader(photos / "val", data.info, rank=r, world_size=2)) for r in range(2)]
+    assert [b["index"].tolist() for h in halves for b in h] == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
+    assert torch.equal(data.finish(batch, training=False)["images"], batch["images"])
+    with pytest.raises(UserError, match="nothing to predict on"):
+        small().predict_dataloader()
+
+
+def test_several_labels():
+    labels = (np.random.default_rng(0).random((45, 4)) < 0.5).astype(int)
+    data = small(targets=labels, mix="cutmix")
+    assert data.info.task == "multilabel"
+    assert data.info.class_counts == tuple(labels.sum(0))
+    batch = next(iter(data.train_dataloader()))
+    assert batch["targets"].dtype == torch.float32
+    assert torch.equal(batch["targets"], torch.tensor(labels[batch["index"]]).float())
+    mixed = data.finish(batch, training=True)
+    assert mixed["targets"].shape == (8, 4)
+    assert not torch.equal(mixed["targets"], batch["targets"])
+
+
+def test_numbers():
+    numbers = np.random.default_rng(0).normal(50.0, 9.0, (45, 2))
+    data = small(targets=numbers, mix="mixup")
+    info = data.info
+    assert (info.task, info.target_names, info.classes) == ("regression", ("target0", "target1"), ())
+    np.testing.assert_allclose(info.target_mean, numbers.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(info.target_std, numbers.std(0), rtol=1e-6)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["targets"].shape == (8, 2)
+    assert data.finish(batch, training=True)["targets"].mean() == pytest.approx(50.0, abs=15.0)
+    for mix in ("cutmix", "both"):
+        with pytest.raises(UserError, match=f"mix '{mix}' cannot be used for regression"):
+            _ = small(targets=numbers, mix=mix).info
+
+
+def brighter(image, seed):
+    return np.minimum(image, 200) + np.uint8(seed % 50)
+
+
+def wrong(image, seed):
+    return image.astype(np.float32)
+
+
+def test_a_users_own_augmentation(photos):
+    data = ClassificationData(str(photos), image_size=64, num_workers=0, augment=f"{__name__}.brighter")
+    assert epoch(data.train_dataloader())[0]["images"].shape == (24, 3, 64, 64)
+    assert next(iter(small(augment=brighter).train_dataloader()))["images"].shape == (8, 3, 16, 16)
+    with pytest.raises(UserError, match="needs a preset"):
+        small(augment=brighter, device_augment=True)
+    with pytest.raises(UserError, match=r"returned float32 \[16, 16, 3\] for array:train#\d+"):
+        next(iter(small(augment=wrong).train_dataloader()))
+
+
+def test_splits_are_made_by_seed(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            picture = pictures(1, 20, 20, seed=number + 100 * (name == "dog"))[0]
+            cv2.imwrite(str(tmp_path / name / f"{number}.png"), picture)
+
+    def files(**options):
+        data = ClassificationData(str(tmp_path), num_workers=0, **options)
+        tables = {split: data.table(split) for split in data.splits}
+        return {split: {table.images.name(i) for i in range(len(table))} for split, table in tables.items()}
+
+    made = files(val_fraction=0.2)
+    assert {split: len(names) for split, names in made.items()} == {"train": 24, "val": 8, "test": 8}
+    assert made == files(val_fraction=0.2)
+    assert made != files(val_fraction=0.2, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"image_size": 4}, "image_size must be at least 8, got 4"),
+        ({"val_fraction": 0.5}, "val_fraction must be between 0 and 0.5, got 0.5"),
+        ({"crop_fraction": 1.2}, "crop_fraction must be above 0 and at most 1, got 1.2"),
+        ({"mix": "mix"}, "mix must be one of none, mixup, cutmix, both, got 'mix'"),
+        ({"mix_alpha": 0.0}, "mix_alpha must be greater than 0, got 0.0"),
+        ({"mix_prob": 2.0}, r"mix_prob must be in 0\.\.1, got 2.0"),
+        ({"normalisation": "x"}, "normalisation must be one of auto, imagenet, half, got 'x'"),
+        ({"augment": "stong"}, "There is no augmentation 'stong'"),
+        ({"path": "somewhere", "long_tailed": True}, "long_tailed thins out the embedded digits only"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(UserError, match=message):
+        ClassificationData(**options)
+
+
+def test_options_that_do_not_go_with_the_data(photos, monkeypatch):
+    with pytest.raises(UserError, match="device_augment needs pictures that are equal squares of at most 64 pixels"):
+        _ = ClassificationData(str(photos), device_augment=True).info
+    with pytest.raises(UserError, match="no split 'holdout'"):
+        _ = ClassificationData(str(photos), val_split="holdout").info
+    with pytest.raises(UserError, match="path 'x' and source cannot both be given"):
+        ClassificationData("x", source=small().source)
+    monkeypatch.setattr(classification, "rank_of", lambda trainer: (0, 45))
+    with pytest.raises(UserError, match=r"train split holds 45 image\(s\) for 45 process\(es\)"):
+        small().train_dataloader()
+    assert len(small(batch_size=1).train_dataloader()) == 1
+    with pytest.raises(UserError, match=r"val split holds 9 image\(s\) for 45 process\(es\)"):
+        small().val_dataloader()
