@@ -12,7 +12,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from dlrecipes.data.device_ops import Colours, change_colours, inside, rectangle, shift_and_mirror, to_bytes, warp
+from dlrecipes.data.device_ops import (
+    BORDERS,
+    Colours,
+    change_colours,
+    inside,
+    rectangle,
+    shift_and_mirror,
+    to_bytes,
+    warp,
+)
 from dlrecipes.data.stateless_random import uniform
 
 __all__ = ["DEVICE_PRESETS", "DeviceAugment"]
@@ -58,7 +67,7 @@ class DeviceAugment:
     Args:
         preset: see above.
         mirror: False where left and right matter, as for digits.
-        border: what lies outside the picture: ``"reflect"`` or ``"edge"`` (its last pixel).
+        border: what lies outside the picture: ``"reflect"`` or ``"zero"``.
         strength: 0..1, factor on everything that has a size or a frequency, except mirroring; 0: the identity then.
         seed: of the run.
 
@@ -84,8 +93,8 @@ class DeviceAugment:
     ) -> None:
         if preset not in DEVICE_PRESETS:
             raise ValueError(f"preset must be one of {', '.join(DEVICE_PRESETS)}, got {preset!r}")
-        if border not in ("reflect", "edge"):
-            raise ValueError(f"border must be 'reflect' or 'edge', got {border!r}")
+        if border not in BORDERS:
+            raise ValueError(f"border must be one of {', '.join(BORDERS)}, got {border!r}")
         if not 0.0 <= strength <= 1.0:
             raise ValueError(f"strength must be in 0..1, got {strength}")
         self.preset = preset

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Colours", "change_colours", "inside", "rectangle", "shift_and_mirror", "to_bytes", "warp"]
+__all__ = ["BORDERS", "Colours", "change_colours", "inside", "rectangle", "shift_and_mirror", "to_bytes", "warp"]
+
+BORDERS = ("reflect", "zero")
+"""What lies outside a picture: its mirror image, or black."""
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow
 
@@ -29,7 +32,7 @@ def shift_and_mirror(images: Tensor, shift: Tensor, mirror: Tensor, *, border: s
         shift: int64 [B, 2], rows and columns: pixel (y, x) of the result is (y + rows, x + columns) of the picture;
             each less than the side.
         mirror: bool [B], left to right.
-        border: what lies outside: ``"reflect"`` (without repeating the last pixel) or ``"edge"`` (the last pixel).
+        border: one of `BORDERS`; the last pixel is not repeated.
 
     Returns:
         [B, C, H, W], in memory as [B, H, W, C].
@@ -40,21 +43,22 @@ def shift_and_mirror(images: Tensor, shift: Tensor, mirror: Tensor, *, border: s
         [2, 3, 4, 3]
     """
     batch, channels, height, width = images.shape
-    rows = _within(torch.arange(height, device=images.device) + shift[:, :1], height, border)
-    columns = _within(torch.arange(width, device=images.device) + shift[:, 1:], width, border)
+    rows = torch.arange(height, device=images.device) + shift[:, :1]
+    columns = torch.arange(width, device=images.device) + shift[:, 1:]
     columns = torch.where(mirror[:, None], columns.flip(1), columns)
     first = torch.arange(batch, device=images.device)[:, None] * height
-    pixel = ((first + rows) * width)[:, :, None] + columns[:, None, :]
+    pixel = ((first + _reflected(rows, height)) * width)[:, :, None] + _reflected(columns, width)[:, None, :]
     # Whole pixels are copied: a third of the look-ups, and no copy beforehand where channels come last already.
     pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)
-    moved = pixels.index_select(0, pixel.flatten())
-    return moved.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    moved = pixels.index_select(0, pixel.flatten()).view(batch, height, width, channels).permute(0, 3, 1, 2)
+    if border == "reflect":
+        return moved
+    known = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[:, None, None, :]
+    return torch.where(known, moved, 0)
 
 
-def _within(position: Tensor, length: int, border: str) -> Tensor:
-    if border == "edge":
-        return position.clamp(0, length - 1)
-    return (length - 1 - (length - 1 - position.abs()).abs()).clamp_min(0)
+def _reflected(position: Tensor, length: int) -> Tensor:
+    return length - 1 - (length - 1 - position.abs()).abs()
 
 
 def warp(images: Tensor, matrix: Tensor, shift: Tensor, *, border: str = "reflect") -> Tensor:
@@ -65,7 +69,7 @@ def warp(images: Tensor, matrix: Tensor, shift: Tensor, *, border: str = "reflec
         matrix: float [B, 2, 2]; position p of the result, (x, y) in pixels from the centre, is matrix · p + shift of
             the picture.
         shift: float [B, 2], (x, y) in pixels.
-        border: as in `shift_and_mirror`, ``"reflect"`` repeating the last pixel here.
+        border: one of `BORDERS`; a reflection repeats the last pixel.
 
     Returns:
         float [B, C, H, W].
@@ -77,7 +81,7 @@ def warp(images: Tensor, matrix: Tensor, shift: Tensor, *, border: str = "reflec
     m, t = matrix[:, :, :, None, None], shift[:, :, None, None]
     grid_x = (m[:, 0, 0] * x + m[:, 0, 1] * y + t[:, 0]) * (2.0 / width)
     grid_y = (m[:, 1, 0] * x + m[:, 1, 1] * y + t[:, 1]) * (2.0 / height)
-    mode = "border" if border == "edge" else "reflection"
+    mode = "zeros" if border == "zero" else "reflection"
     return F.grid_sample(
         images, torch.stack([grid_x, grid_y], dim=-1), mode="bilinear", padding_mode=mode, align_corners=False
     )

@@ -109,15 +109,18 @@ class ImageOptions:
         notes = [f"The model sees {size} x {size} pixels; evaluation takes {crop:.1%} of the shorter side."]
         transform, on_device = self.transform, None
         if self.preset in ("light", "strong"):
-            mirror = not are_digits(source.classes) if self.mirror is None else self.mirror
+            digits = are_digits(source.classes)
+            mirror = not digits if self.mirror is None else self.mirror
+            border = "zero" if digits else "reflect"  # strokes that go on beyond the edge would be other digits
             if not mirror and self.mirror is None:
                 notes.append("Augmentation does not mirror, because the classes are digits.")
             if small and self.device_augment is not False:
                 notes.append(f"Pictures of {small} pixels are augmented as whole batches on the device.")
-                border = "reflect" if mirror else "edge"
                 on_device = DeviceAugment(self.preset, mirror=mirror, border=border, seed=self.seed)
             else:
-                transform = build_image_transform(self.preset, small or size, small=bool(small), mirror=mirror)
+                transform = build_image_transform(
+                    self.preset, small or size, small=bool(small), mirror=mirror, border=border
+                )
         step = DeviceStep(size, crop, on_device, self._mixing(source))
         return ImagePlan(small, transform, step, tuple(notes))
 

@@ -65,7 +65,12 @@ class AlbumentationsImages:
 
 
 def build_image_transform(
-    spec: str | ImageTransform, image_size: int = 224, *, small: bool = False, mirror: bool = True
+    spec: str | ImageTransform,
+    image_size: int = 224,
+    *,
+    small: bool = False,
+    mirror: bool = True,
+    border: str = "reflect",
 ) -> ImageTransform | None:
     """The training transform; None for the preset ``"none"``, which is what evaluation does.
 
@@ -74,6 +79,7 @@ def build_image_transform(
         image_size: side of the result; that of the pictures themselves if they are ``small``.
         small: pictures of one size of at most 64 pixels: crop with a margin of an eighth instead of a random part.
         mirror: whether a preset may mirror.
+        border: what a preset puts where there is no picture: ``"reflect"`` or ``"zero"``.
 
     Raises:
         UserError: if the name is no preset and cannot be imported, or what it names cannot be called.
@@ -82,7 +88,7 @@ def build_image_transform(
         if spec == "none":
             return None
         if spec in IMAGE_PRESETS:
-            return AlbumentationsImages(_preset(spec, image_size, small=small, mirror=mirror))
+            return AlbumentationsImages(_preset(spec, image_size, small, mirror, border))
         spec = _imported(spec)
     if not callable(spec):
         raise UserError(f"augment must be a name, an import path or callable, got {type(spec).__name__}.")
@@ -100,33 +106,32 @@ def _imported(path: str) -> Any:
     return found() if isinstance(found, type) else found
 
 
-def _preset(name: str, side: int, *, small: bool, mirror: bool) -> list[Any]:
+def _preset(name: str, side: int, small: bool, mirror: bool, border: str) -> list[Any]:
     A = import_albumentations()
     chain: list[Any]
-    border = cv2.BORDER_REFLECT_101 if mirror else cv2.BORDER_REPLICATE
+    outside = {"border_mode": cv2.BORDER_REFLECT_101 if border == "reflect" else cv2.BORDER_CONSTANT, "p": 1.0}
     if small:
-        chain = [A.Pad(padding=round(side / 8), border_mode=border, p=1.0), A.RandomCrop(side, side)]
+        chain = [A.Pad(padding=round(side / 8), **outside), A.RandomCrop(side, side)]
         if not mirror:
-            chain.append(A.Affine(rotate=(-_ROTATION, _ROTATION), border_mode=border, p=1.0))
+            chain.append(A.Affine(rotate=(-_ROTATION, _ROTATION), **outside))
     else:
         least = 0.35 if name == "light" else 0.2
         chain = [A.RandomResizedCrop(size=(side, side), scale=(least, 1.0), area_for_downscale="image")]
     if mirror:
         chain.append(A.HorizontalFlip(p=0.5))
-    return chain if name == "light" else [*chain, *_strong(A, border)]
+    return chain if name == "light" else [*chain, *_strong(A, outside)]
 
 
-def _strong(A: Any, border: int) -> list[Any]:
+def _strong(A: Any, outside: dict[str, Any]) -> list[Any]:
     """One change of shape or colour at random strength, as TrivialAugment, and in a quarter a rectangle erased."""
-    shape = {"border_mode": border, "p": 1.0}
     still = {"brightness": (1.0, 1.0), "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": (0.0, 0.0), "p": 1.0}
     changes = [
         A.NoOp(p=1.0),
-        A.Affine(rotate=(-30, 30), **shape),
-        A.Affine(shear={"x": (-17, 17), "y": (0, 0)}, **shape),
-        A.Affine(shear={"x": (0, 0), "y": (-17, 17)}, **shape),
-        A.Affine(translate_percent={"x": (-0.25, 0.25), "y": (0.0, 0.0)}, **shape),
-        A.Affine(translate_percent={"x": (0.0, 0.0), "y": (-0.25, 0.25)}, **shape),
+        A.Affine(rotate=(-30, 30), **outside),
+        A.Affine(shear={"x": (-17, 17), "y": (0, 0)}, **outside),
+        A.Affine(shear={"x": (0, 0), "y": (-17, 17)}, **outside),
+        A.Affine(translate_percent={"x": (-0.25, 0.25), "y": (0.0, 0.0)}, **outside),
+        A.Affine(translate_percent={"x": (0.0, 0.0), "y": (-0.25, 0.25)}, **outside),
         A.ColorJitter(**{**still, "brightness": (0.3, 1.7)}),
         A.ColorJitter(**{**still, "contrast": (0.3, 1.7)}),
         A.ColorJitter(**{**still, "saturation": (0.1, 1.9)}),
