@@ -7,9 +7,23 @@ Arguments after the first are the task's ``schedule_args``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-__all__ = ["constant", "cosine", "flat_cosine", "linear", "one_cycle", "step", "step_at_two_thirds", "warm_up"]
+from dlrecipes.errors import UserError
+from dlrecipes.parts import import_object
+
+__all__ = [
+    "constant",
+    "cosine",
+    "flat_cosine",
+    "linear",
+    "one_cycle",
+    "schedule_factor",
+    "step",
+    "step_at_two_thirds",
+    "warm_up",
+]
 
 
 def constant(progress: float) -> float:
@@ -83,3 +97,46 @@ def warm_up(step: int, warmup_steps: int) -> float:
         [0.25, 0.5, 1.0, 1.0]
     """
     return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+
+
+def schedule_factor(
+    schedule: str,
+    args: Mapping[str, Any] | None = None,
+    *,
+    min_factor: float = 0.0,
+    warmup_steps: int = 0,
+    total_steps: Callable[[], float],
+) -> Callable[[int], float]:
+    """Factor on the base rate as a function of the step, for ``LambdaLR``.
+
+    Args:
+        schedule: name of a schedule in this module, or import path of one.
+        args: further arguments of it.
+        min_factor: m, which the schedule s ends with instead of 0: m + (1 − m) · s.
+        warmup_steps: of linear warm-up; the schedule begins after them.
+        total_steps: asked after the first step, never before it: Lightning would make the training loader when the
+            optimizer is made, and then not give it the position of a checkpoint that is restored later, so that a
+            resumed epoch would begin anew.
+
+    Raises:
+        UserError: a schedule that cannot be imported, or does not take its arguments.
+
+    Example:
+        >>> factor = schedule_factor("linear", min_factor=0.5, warmup_steps=2, total_steps=lambda: 6)
+        >>> [factor(step) for step in (0, 1, 2, 4, 6)]
+        [0.5, 1.0, 1.0, 0.75, 0.5]
+    """
+    shape = import_object(schedule if "." in schedule else f"dlrecipes.optim.{schedule}")
+    given = dict(args or {})
+    try:
+        shape(0.0, **given)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"schedule={schedule} with schedule_args={given}: {error}.") from error
+
+    def factor(step: int) -> float:
+        total = max(1, int(min(total_steps(), 2**62))) if step else 1  # a run without an end has infinitely many
+        done = (step - warmup_steps) / max(1, total - warmup_steps) if step else 0.0
+        height = float(shape(min(1.0, max(0.0, done)), **given))
+        return warm_up(step, warmup_steps) * (min_factor + (1.0 - min_factor) * height)
+
+    return factor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +20,9 @@ from dlrecipes.checkpoint_io import load_checkpoint_file
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import CheckpointError, UserError
 from dlrecipes.models.initialise import initialise
-from dlrecipes.optim import default_lr, make_optimizer, parameter_groups, warm_up
-from dlrecipes.parts import build_part, import_object, part_spec
-from dlrecipes.tasks.compiling import COMPILE_MODES, CompiledNetwork, compile_earns_its_time
+from dlrecipes.optim import default_lr, make_optimizer, parameter_groups, schedule_factor
+from dlrecipes.parts import build_part, part_spec
+from dlrecipes.tasks.compiling import COMPILE_MODES, CompiledNetwork, compile_for_training
 
 __all__ = ["BaseTask"]
 
@@ -63,8 +62,10 @@ class BaseTask(L.LightningModule):
         warmup_steps: steps of linear warm-up.
         channels_last: memory format of the network and its images; faster for convolutions.
         compile_mode: ``"auto"``: compile the network for training on CUDA if its class has ``compile_pays`` and there
-            are steps enough; ``"never"``; or a mode of ``torch.compile``: ``"default"``, ``"reduce-overhead"``,
-            ``"max-autotune"``, ``"max-autotune-no-cudagraphs"``. Evaluation and export use the network as it is.
+            are steps enough; ``"never"``; or a mode of ``torch.compile``: ``"default"``,
+            ``"max-autotune-no-cudagraphs"``, and with CUDA graphs, which spare small images most of the host's time
+            but cannot accumulate gradients, ``"reduce-overhead"`` and ``"max-autotune"``. Evaluation and export use the
+            network as it is.
 
     Raises:
         ValueError: a negative rate or number of steps, a factor outside 0..1, a ``compile_mode`` that is none.
@@ -175,15 +176,12 @@ class BaseTask(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Compile the network if that was asked for or is worth the time; it happens in the first step."""
-        # Here, since earlier Lightning would make the training loader for the number of steps: see ``_factor``.
+        # Here, since earlier Lightning would make the training loader for the number of steps: see ``schedule_factor``.
         steps = self.trainer.estimated_stepping_batches - self.trainer.global_step
-        steps *= self.trainer.accumulate_grad_batches
-        if self.compile_mode == "auto":
-            self.compiled = compile_earns_its_time(self.model, self.device, steps)
-        else:
-            self.compiled = self.compile_mode != "never"
-        mode = "default" if self.compile_mode == "auto" else self.compile_mode
-        self._compiled_network = CompiledNetwork(self.model, mode) if self.compiled else None
+        self._compiled_network = compile_for_training(
+            self.model, self.compile_mode, self.device, steps, self.trainer.accumulate_grad_batches
+        )
+        self.compiled = self._compiled_network is not None
 
     def on_train_end(self) -> None:
         """Let go of the compiled network."""
@@ -217,7 +215,14 @@ class BaseTask(L.LightningModule):
             args=self.optimizer_args,
             fused=self.device.type in ("cpu", "cuda") and str(self.trainer.precision) != "16-mixed",
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor())
+        factor = schedule_factor(
+            self.schedule,
+            self.schedule_args,
+            min_factor=self.min_lr_factor,
+            warmup_steps=self.warmup_steps,
+            total_steps=lambda: self.trainer.estimated_stepping_batches,
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -235,29 +240,6 @@ class BaseTask(L.LightningModule):
             nn.utils.clip_grad_value_(trained, gradient_clip_val)
         else:
             nn.utils.clip_grad_norm_(trained, gradient_clip_val)
-
-    def _factor(self) -> Callable[[int], float]:
-        """Factor on the learning rate as a function of the step.
-
-        Raises:
-            UserError: a schedule that cannot be imported, or does not take its arguments.
-        """
-        shape = import_object(self.schedule if "." in self.schedule else f"dlrecipes.optim.{self.schedule}")
-        args, lowest = self.schedule_args or {}, self.min_lr_factor
-        try:
-            shape(0.0, **args)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"schedule={self.schedule} with schedule_args={args}: {error}.") from error
-
-        def factor(step: int) -> float:
-            # Not asked before the first step: Lightning would make the training loader now, and then not give it the
-            # position of a checkpoint that is restored later, so that a resumed epoch would begin anew.
-            total = max(1, int(self.trainer.estimated_stepping_batches)) if step else 1
-            done = (step - self.warmup_steps) / max(1, total - self.warmup_steps) if step else 0.0
-            height = float(shape(min(1.0, max(0.0, done)), **args))
-            return warm_up(step, self.warmup_steps) * (lowest + (1.0 - lowest) * height)
-
-        return factor
 
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -310,7 +292,8 @@ class BaseTask(L.LightningModule):
         if record["info"] is not None:
             task.info = DataInfo.from_dict(record["info"])
         task.configure_model()
-        _make_room(task, checkpoint["state_dict"])
+        for name, value in checkpoint["state_dict"].items():
+            _make_room(task, name, value)
         try:
             task.load_state_dict(checkpoint["state_dict"], strict=strict is not False)
         except RuntimeError as error:
@@ -318,11 +301,10 @@ class BaseTask(L.LightningModule):
         return task.to(map_location) if map_location is not None else task
 
 
-def _make_room(task: nn.Module, state: dict[str, Tensor]) -> None:
-    """Buffers that were given as tensors, such as class weights, are no primitives: here they are only in ``state``."""
-    for name, value in state.items():
-        owner, _, leaf = name.rpartition(".")
-        with suppress(AttributeError):  # no such part
-            part = task.get_submodule(owner)
-            if not name.startswith("model.") and getattr(part, leaf) is None:
-                setattr(part, leaf, torch.empty_like(value))
+def _make_room(task: nn.Module, name: str, value: Tensor) -> None:
+    """A buffer that was given as a tensor, such as class weights, is no primitive: only the weights know of it."""
+    owner, _, leaf = name.rpartition(".")
+    with suppress(AttributeError):  # no such part
+        part = task.get_submodule(owner)
+        if not name.startswith("model.") and getattr(part, leaf) is None:
+            setattr(part, leaf, torch.empty_like(value))

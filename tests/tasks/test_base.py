@@ -86,6 +86,11 @@ def test_arguments_that_a_schedule_does_not_take(tmp_path: Path) -> None:
         fit(make_task(schedule_args={"speed": 2}), tmp_path, ToyData())
 
 
+def test_cuda_graphs_cannot_accumulate_gradients(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="set accumulate_grad_batches to 1, or compile_mode to default"):
+        fit(make_task(compile_mode="reduce-overhead"), tmp_path, ToyData(), accumulate_grad_batches=2)
+
+
 class Pays(Net):
     compile_pays = True
 
