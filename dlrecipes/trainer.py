@@ -85,7 +85,7 @@ def make_trainer(
     callbacks = [
         *given.pop("callbacks", ()),
         *(picture(folder) for picture in pictures),
-        CurvesPicture(folder, monitor, [f"val/{metric}" for metric in headline], mode),
+        CurvesPicture(folder, monitor, headline, mode),
         MetricsResume(),
         *make_progress(terminal=False, headline=headline),
         LearningRateMonitor(logging_interval="step"),

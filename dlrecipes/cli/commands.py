@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return check_data(
                 options.path,
                 kind=options.kind,
+                target=options.target,
+                target_kind=options.target_kind,
+                image_column=options.image_column,
                 max_queries=options.max_queries,
                 skip_corrupt=options.skip_corrupt,
                 json_file=options.json,
@@ -65,7 +68,10 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}.{hint} See {self.prog} -h.")
 
 
-_FLAGS = ("--threshold", "--output", "--json", "--skip-corrupt", "--max-queries", "--kind", "--format", "--debug")
+_FLAGS = (
+    *("--threshold", "--output", "--format", "--json", "--skip-corrupt", "--max-queries", "--kind"),
+    *("--target", "--target-kind", "--image-column", "--debug"),
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--kind", choices=("auto", "detection", "images"), default="auto", help="what to look for (default: both)"
     )
+    check.add_argument("--target", metavar="COLUMN", help="column of a table that holds the label or the number")
+    check.add_argument(
+        "--target-kind", choices=("auto", "classification", "multilabel", "regression"), default="auto", help="of it"
+    )
+    check.add_argument("--image-column", metavar="COLUMN", help="column of a table that holds the images")
     check.add_argument("--max-queries", type=int, metavar="N", help="refuse images with more objects than N")
     check.add_argument("--skip-corrupt", action="store_true", help="count unreadable images instead of refusing them")
     check.add_argument("--json", metavar="FILE", help="write the report as JSON, too")
@@ -94,7 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("run", metavar="RUN", help="run folder, or a checkpoint (best.ckpt of a folder is taken)")
     predict.add_argument("images", metavar="IMAGES", help="an image, or a folder of images")
     predict.add_argument(
-        "--threshold", type=float, default=0.5, metavar="P", help="lowest score of a box in the pictures (default: 0.5)"
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="lowest score of a box, or of one of several labels (default: 0.5)",
     )
     predict.add_argument("--output", metavar="DIR", help="where to write (default: RUN/predict-001, -002 ...)")
 

@@ -32,19 +32,19 @@ def write_labels(
     Args:
         predictions: path, image, and probabilities [C] or values [T], of each image.
         info: of the run.
-        threshold: not used: a class is chosen by being the likeliest, several labels by a probability of at least .5.
+        threshold: lowest probability of one of several labels; a single label is always the likeliest.
         folder: to write to; ``pictures`` is in it.
 
     Returns:
         What to print.
     """
     found: Counter[str] = Counter()
-    with ImageResults(folder, info) as results:
+    with ImageResults(folder, info, threshold=threshold) as results:
         for path, image, output in predictions:
             row = results.add(path, image, output)
             found.update(row["labels"] if "labels" in row else [row["label"]] if "label" in row else [])
     counts = ", ".join(f"{name} {count}" for name, count in found.most_common(_SHOWN))
     more = ", ..." if len(found) > _SHOWN else ""
-    sheets = f"  {results.sheets[0].parent} ({len(results.sheets)} sheets)"
+    sheets = f"  {folder / 'pictures'} ({len(results.sheets)} sheets)"
     summary = f"{results.count} images" + (f": {counts}{more}" if counts else "")
     return [summary, f"  {results.csv_file}", f"  {results.json_file}", sheets]

@@ -40,6 +40,10 @@ class StartSummary(Callback):
         for note in getattr(datamodule, "notes", ()):
             print(note)
         print(f"model      {describe_model(pl_module)}")
+        normalisation = getattr(getattr(pl_module, "model", None), "normalisation", None)
+        if normalisation is not None:
+            mean, std = ("(" + ", ".join(f"{value:.3f}" for value in values) + ")" for values in normalisation)
+            print(f"images     are normalised with mean {mean} and std {std}, which the pretrained weights need")
         print(f"devices    {describe_devices(trainer)}, precision {trainer.precision}, seed {self.seed}")
         print(f"batch      {_describe_batch(trainer, datamodule)}")
         print(f"steps      {_describe_steps(trainer, pl_module)}")

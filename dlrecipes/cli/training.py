@@ -146,7 +146,7 @@ def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None) -> _Run:
     callbacks: list[Callback] = [
         StartSummary(folder, seed=cli.config["seed_everything"], tracking=tracking, resumed_from=checkpoint),
         *(import_object(path)(folder) for path in recipe.pictures),
-        CurvesPicture(folder, goal.monitor, [f"val/{name}" for name in goal.headline], goal.mode),
+        CurvesPicture(folder, goal.monitor, goal.headline, goal.mode),
         MetricsResume(),
         *make_progress(terminal, goal.headline),
     ]
@@ -190,14 +190,12 @@ def _fit_and_report(started: _Run) -> None:
 
 
 def _test(started: _Run, checkpoint: Path) -> Mapping[str, float]:
-    """Metrics of the best checkpoint on the test split; empty where there is none."""
-    datamodule = started.cli.datamodule
-    if getattr(datamodule, "test_split", "") not in getattr(datamodule, "splits", ("",)):
-        return {}
-    (metrics,) = started.trainer.test(
-        started.cli.model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False
-    )
-    return metrics
+    """Metrics of the best checkpoint on the test split. Without one, none: but the validation split is drawn."""
+    trainer, model, datamodule = started.trainer, started.cli.model, started.cli.datamodule
+    tested = getattr(datamodule, "test_split", "") in getattr(datamodule, "splits", ("",))
+    evaluate = trainer.test if tested else trainer.validate
+    (metrics,) = evaluate(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    return metrics if tested else {}
 
 
 def _report(started: _Run, info: DataInfo, test: Mapping[str, float]) -> None:

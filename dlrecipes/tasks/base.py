@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -182,6 +183,8 @@ class BaseTask(L.LightningModule):
             self.model, self.compile_mode, self.device, steps, self.trainer.accumulate_grad_batches
         )
         self.compiled = self._compiled_network is not None
+        if self.compiled:
+            rank_zero_info(f"Compiling {type(self.model).__name__}: the first step takes up to a minute or two.")
 
     def on_train_end(self) -> None:
         """Let go of the compiled network."""

@@ -78,7 +78,8 @@ class RegressionTask(ImageTask):
     def outputs_for_loss(self, outputs: Tensor) -> Tensor:
         """[B, T], or [B, T, k] for a loss with ``outputs_per_target = k > 1``."""
         each = 1 if self.info is None else self.info.outputs_per_target
-        return outputs if each == 1 else outputs.reshape(len(outputs), -1, each)
+        # not len(outputs), which torch.export takes for a constant
+        return outputs if each == 1 else outputs.reshape(outputs.shape[0], -1, each)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """float32 [B, T] in the data's own units."""
