@@ -192,10 +192,14 @@ def _fit_and_report(started: _Run) -> None:
 def _test(started: _Run, checkpoint: Path) -> Mapping[str, float]:
     """Metrics of the best checkpoint on the test split. Without one, none: but the validation split is drawn."""
     trainer, model, datamodule = started.trainer, started.cli.model, started.cli.datamodule
-    tested = getattr(datamodule, "test_split", "") in getattr(datamodule, "splits", ("",))
-    evaluate = trainer.test if tested else trainer.validate
-    (metrics,) = evaluate(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
-    return metrics if tested else {}
+    if getattr(datamodule, "test_split", "") in getattr(datamodule, "splits", ("",)):
+        (metrics,) = trainer.test(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        return metrics
+    loggers = trainer.loggers  # metrics.csv has these numbers, under their own epoch
+    trainer.loggers = [logger for logger in loggers if not isinstance(logger, MetricsCSV)]
+    trainer.validate(model, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    trainer.loggers = loggers
+    return {}
 
 
 def _report(started: _Run, info: DataInfo, test: Mapping[str, float]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
 from dlrecipes.contracts import DataInfo
@@ -94,7 +95,8 @@ class ValidationSheets(Callback, ABC, Generic[P]):
         epochs = max(trainer.max_epochs or 1, 1)
         wait = -(-epochs // _MOST_SHEETS)
         due = self._drawn is None or trainer.current_epoch >= min(self._drawn + wait, epochs - 1)
-        self._due = due and trainer.is_global_zero and not trainer.sanity_checking
+        in_fit = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        self._due = due and in_fit and trainer.is_global_zero
         self._pictures, self._positions, self._seen = [], None, 0
 
     def on_validation_batch_end(
