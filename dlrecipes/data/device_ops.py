@@ -43,10 +43,11 @@ def shift_and_mirror(images: Tensor, shift: Tensor, mirror: Tensor, *, border: s
         [2, 3, 4, 3]
     """
     batch, channels, height, width = images.shape
-    rows = torch.arange(height, device=images.device) + shift[:, :1]
-    columns = torch.arange(width, device=images.device) + shift[:, 1:]
+    shift = shift.to(torch.int32)  # half of the memory for the look-ups below
+    rows = torch.arange(height, dtype=torch.int32, device=images.device) + shift[:, :1]
+    columns = torch.arange(width, dtype=torch.int32, device=images.device) + shift[:, 1:]
     columns = torch.where(mirror[:, None], columns.flip(1), columns)
-    first = torch.arange(batch, device=images.device)[:, None] * height
+    first = torch.arange(0, batch * height, height, dtype=torch.int32, device=images.device)[:, None]
     pixel = ((first + _reflected(rows, height)) * width)[:, :, None] + _reflected(columns, width)[:, None, :]
     # Whole pixels are copied: a third of the look-ups, and no copy beforehand where channels come last already.
     pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)

@@ -113,7 +113,9 @@ class ImageOptions:
             mirror = not digits if self.mirror is None else self.mirror
             border = "zero" if digits else "reflect"  # strokes that go on beyond the edge would be other digits
             if not mirror and self.mirror is None:
-                notes.append("Augmentation does not mirror, because the classes are digits.")
+                notes.append(
+                    "Augmentation does not mirror, because the classes are called as the digits; mirror: true does."
+                )
             if small and self.device_augment is not False:
                 notes.append(f"Pictures of {small} pixels are augmented as whole batches on the device.")
                 on_device = DeviceAugment(self.preset, mirror=mirror, border=border, seed=self.seed)

@@ -76,7 +76,7 @@ def test_embedded_digits():
     assert batch["images"].shape == (32, 3, 32, 32)
     assert (batch["images"].dtype, batch["targets"].dtype) == (torch.uint8, torch.int64)
     assert data.num_workers == 0
-    assert "does not mirror, because the classes are digits" in " ".join(data.notes)
+    assert "does not mirror, because the classes are called as the digits" in " ".join(data.notes)
     assert all(note.endswith(".") for note in data.notes)
     assert "zero" in data.report
     assert data.splits == ("train", "val", "test")
