@@ -5,6 +5,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from dlrecipes.data.device_augment import DEVICE_PRESETS, DeviceAugment
 from dlrecipes.data.device_ops import Colours, change_colours, inside, rectangle, shift_and_mirror, to_bytes, warp
+from dlrecipes.data.image_resize import evaluation_batch
 
 SETTINGS = [(preset, mirror) for preset in DEVICE_PRESETS for mirror in (True, False)]
 
@@ -176,6 +177,15 @@ def test_rectangles_lie_inside_and_have_their_area():
     assert not inside(rectangle(torch.zeros(1), torch.ones(1), y[:1], x[:1], (8, 8)), (8, 8)).any()
 
 
+@pytest.mark.parametrize(("preset", "mirror"), SETTINGS)
+@pytest.mark.parametrize("border", ["reflect", "zero"])
+def test_nothing_waits_for_the_device(images, preset, mirror, border):
+    """Meta tensors have no values: whatever asked for one would fail."""
+    out = augment(images.to("meta"), preset, mirror, border=border, index=torch.arange(8, device="meta"))
+    assert out.shape == images.shape
+    assert evaluation_batch(out, 48, 0.75).shape == (8, 3, 48, 48)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("preset", "mirror"), SETTINGS)
 def test_a_gpu_comes_to_the_same(images, preset, mirror):
@@ -185,3 +195,5 @@ def test_a_gpu_comes_to_the_same(images, preset, mirror):
     assert (difference > 1).float().mean() < 1e-3  # where a pixel is on the edge of what is solarised
     if preset == "light" and mirror:
         assert torch.equal(there, here)
+    scaled = evaluation_batch(here.cuda(), 80, 1.0).cpu().int() - evaluation_batch(here, 80, 1.0).int()
+    assert scaled.abs().max() <= 1

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from dlrecipes.data.image_resize import evaluation_batch, evaluation_image, resize_shorter, shorter_to
+from dlrecipes.data.image_resize import evaluation_batch, evaluation_image, resize_shorter, scale_levels, shorter_to
 
 
 def photo(height, width, seed=0):
@@ -30,6 +30,16 @@ def test_a_batch_is_scaled_as_each_picture_is(given, side, crop_fraction):
     assert out.dtype == torch.uint8
     difference = np.abs(out.permute(0, 2, 3, 1).numpy().astype(int) - expected.astype(int))
     assert difference.max() <= 1
+
+
+@pytest.mark.parametrize(("given", "side"), [(32, 128), (32, 71), (64, 40), (7, 7)])
+def test_devices_without_a_kernel_for_bytes_come_to_the_same(given, side):
+    pictures = np.random.default_rng(0).integers(0, 256, (3, given, given, 3), dtype=np.uint8)
+    expected = np.stack([resize_shorter(picture, side) for picture in pictures]).astype(int)
+    out = scale_levels(torch.from_numpy(pictures).permute(0, 3, 1, 2).float(), side)
+    difference = np.abs(out.permute(0, 2, 3, 1).numpy() - expected)
+    assert difference.max() <= 1
+    assert difference.mean() < 0.01
 
 
 def test_nothing_to_do():

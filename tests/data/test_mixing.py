@@ -132,3 +132,11 @@ def test_one_picture_and_none():
 def test_wrong_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         MixSamples(**options)
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix", "both"])
+def test_nothing_waits_for_the_device(mix):
+    """Meta tensors have no values: whatever asked for one would fail."""
+    given = {key: value.to("meta") if torch.is_tensor(value) else value for key, value in batch(8).items()}
+    mixed = MixSamples(mix, num_classes=CLASSES, alpha=0.5)(given)
+    assert (mixed["images"].shape, mixed["targets"].shape) == ((8, 3, 16, 16), (8, CLASSES))
