@@ -56,7 +56,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     script = folder / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    environment = {k: v for k, v in os.environ.items() if k != "LOCAL_RANK"}
+    # an earlier test may have left a seed, which Lightning would take up in the processes only
+    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "PL_GLOBAL_SEED")}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
         [sys.executable, script, folder], capture_output=True, text=True, env=environment, timeout=300, check=False
