@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dlrecipes.callbacks import ExactEvaluation, ExactResume, GracefulStop, NonFiniteStop
 from dlrecipes.checkpoint_io import SafeCheckpointIO
@@ -143,7 +144,8 @@ def run_callbacks(
         ExactResume(seed=seed),
         NonFiniteStop(),
         GracefulStop(folder.last_checkpoint),
-        *([] if ema is None else [EMAWeightAveraging(decay=ema, device=device)]),
+        # all weights in a few kernels; EMAWeightAveraging goes through them one by one, 20 ms a step on an H100
+        *([] if ema is None else [WeightAveraging(device=device, multi_avg_fn=_ema(ema))]),
         ExactEvaluation(),  # after the averaging, which exchanges the weights at the same hook
         *make_checkpoint_callbacks(folder, monitor, mode, every_n_steps, every_n_minutes),
     ]
@@ -196,6 +198,10 @@ def choose_precision(accelerator: str) -> str:
     """
     on_gpu = uses_cuda(accelerator)
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+
+
+def _ema(decay: float) -> Any:
+    return get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
 
 def uses_cuda(accelerator: str) -> bool:
