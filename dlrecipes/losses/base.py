@@ -1,8 +1,9 @@
-"""What the modules share: checked arguments, and no softmax where an image has several labels."""
+"""What the modules share: checked arguments, and no data of a kind that they would learn nonsense from."""
 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from torch import nn
 
@@ -11,6 +12,13 @@ from dlrecipes.errors import UserError
 from dlrecipes.functional.losses.reduce import Reduction, check_reduction
 
 __all__ = ["ClassLoss", "Loss", "check_range"]
+
+# kind of data -> what it has, and losses for it
+_KINDS = {
+    "classification": ("one label an image", "CrossEntropyLoss, FocalLoss or BCELoss"),
+    "multilabel": ("several labels an image", "BCELoss, SigmoidFocalLoss or AsymmetricLoss"),
+    "regression": ("numbers to predict", "SmoothL1Loss, L2Loss or QuantileLoss"),
+}
 
 
 def check_range(name: str, value: float, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
@@ -21,16 +29,35 @@ def check_range(name: str, value: float, low: float, high: float = math.inf, *, 
 
 
 class Loss(nn.Module):
-    """Base of all: keeps ``reduction``.
+    """Base of all: keeps ``reduction``, and refuses data that it is not for.
+
+    Attributes:
+        kinds: of data, as ``DataInfo.task`` names them. Detection is never refused: a criterion of boxes may be made
+            of any losses.
 
     Raises:
         ValueError: an unknown reduction.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("classification", "multilabel")
+
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
         check_reduction(reduction)
         self.reduction = reduction
+
+    def bind(self, info: DataInfo) -> None:
+        """Look at the data: shapes may fit where the loss does not, as a softmax's over several labels.
+
+        Raises:
+            UserError: data of another kind.
+        """
+        if info.task in self.kinds or info.task not in _KINDS:
+            return
+        has, others = _KINDS[info.task]
+        raise UserError(
+            f"{type(self).__name__} is not for this data, which has {has}: use dlrecipes.losses.{others} instead"
+        )
 
 
 class ClassLoss(Loss):
@@ -40,21 +67,11 @@ class ClassLoss(Loss):
         ValueError: label_smoothing outside 0..1, an unknown reduction.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
+
     def __init__(
         self, *, label_smoothing: float = 0.0, ignore_index: int = -100, reduction: Reduction = "mean"
     ) -> None:
         super().__init__(reduction)
         check_range("label_smoothing", label_smoothing, 0, 1)
         self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
-
-    def bind(self, info: DataInfo) -> None:
-        """Look at the data: a softmax would let an image's several labels compete without a word.
-
-        Raises:
-            UserError: data with several labels an image.
-        """
-        if info.task == "multilabel":
-            raise UserError(
-                f"{type(self).__name__} is for one label an image, and this data has several: use "
-                "dlrecipes.losses.BCELoss, SigmoidFocalLoss or AsymmetricLoss"
-            )

@@ -5,19 +5,18 @@ Input and target are [N, 4], (x1, y1, x2, y2).
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import ClassVar
+
+from torch import Tensor
 
 from dlrecipes.functional.losses.boxes import ciou_loss, diou_loss, giou_loss, iou_loss
-from dlrecipes.functional.losses.reduce import Reduction, check_reduction
+from dlrecipes.losses.base import Loss
 
 __all__ = ["CIoULoss", "DIoULoss", "GIoULoss", "IoULoss"]
 
 
-class _BoxLoss(nn.Module):
-    def __init__(self, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_reduction(reduction)
-        self.reduction = reduction
+class _BoxLoss(Loss):
+    kinds: ClassVar[tuple[str, ...]] = ()
 
     @property
     def outputs_per_target(self) -> int:

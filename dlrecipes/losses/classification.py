@@ -192,6 +192,7 @@ class BCELoss(Loss):
 
     def bind(self, info: DataInfo) -> None:
         """Learn how often each class occurs."""
+        super().bind(info)
         self.balance.bind(info)
 
     def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:

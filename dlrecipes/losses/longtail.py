@@ -59,7 +59,7 @@ class LogitAdjustedLoss(ClassLoss):
         """Learn how often each class occurs.
 
         Raises:
-            UserError: data with several labels an image, or the number of given priors is not that of the classes.
+            UserError: data of another kind, or the number of given priors is not that of the classes.
         """
         super().bind(info)
         if self.prior is None:

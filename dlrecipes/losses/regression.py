@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from dlrecipes.functional.losses.reduce import Reduction, check_reduction
+from dlrecipes.functional.losses.reduce import Reduction
 from dlrecipes.functional.losses.regression import (
     huber_loss,
     l1_loss,
@@ -22,6 +23,7 @@ from dlrecipes.functional.losses.regression import (
     tukey_loss,
 )
 from dlrecipes.functional.losses.uncertainty import gaussian_nll_loss, laplace_nll_loss, quantile_loss
+from dlrecipes.losses.base import Loss
 
 __all__ = [
     "GaussianNLLLoss",
@@ -36,11 +38,8 @@ __all__ = [
 ]
 
 
-class _RegressionLoss(nn.Module):
-    def __init__(self, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_reduction(reduction)
-        self.reduction = reduction
+class _RegressionLoss(Loss):
+    kinds: ClassVar[tuple[str, ...]] = ("regression",)
 
     @property
     def outputs_per_target(self) -> int:

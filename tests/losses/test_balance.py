@@ -1,21 +1,17 @@
 """Losses that learn from the training set how often each class occurs."""
 
 import copy
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from dlrecipes import losses
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import UserError
-from dlrecipes.losses import (
-    BCELoss,
-    CrossEntropyLoss,
-    FocalLoss,
-    GeneralizedCrossEntropyLoss,
-    LogitAdjustedLoss,
-)
+from dlrecipes.losses import BCELoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss
 from dlrecipes.parts import build_part, part_spec
 
 INFO = DataInfo(
@@ -114,10 +110,28 @@ def test_another_number_of_classes_is_named(loss: nn.Module) -> None:
         loss(LOGITS, LABELS)
 
 
-@pytest.mark.parametrize("cls", [CrossEntropyLoss, FocalLoss, LogitAdjustedLoss, GeneralizedCrossEntropyLoss])
-def test_a_softmax_refuses_several_labels(cls: type[nn.Module]) -> None:
-    with pytest.raises(UserError, match=f"{cls.__name__} is for one label an image"):
-        cls().bind(replace(INFO, task="multilabel"))
+@pytest.mark.parametrize("name", losses.__all__)
+def test_each_refuses_the_data_that_it_is_not_for(name: str) -> None:
+    """Shapes may fit: a softmax of one output, or three quantiles of three labels, would train and learn nothing."""
+    loss = getattr(losses, name)()
+    loss.bind(replace(INFO, task="detection"))  # a criterion of boxes may be made of any
+    for kind in ("classification", "multilabel", "regression"):
+        if kind in type(loss).kinds:
+            loss.bind(replace(INFO, task=kind))
+        else:
+            with pytest.raises(UserError, match=rf"^{name} is not for this data, .*: use dlrecipes\.losses\."):
+                loss.bind(replace(INFO, task=kind))
+
+
+def test_losses_named_as_remedy_are_for_the_data() -> None:
+    for kind in ("classification", "multilabel", "regression"):
+        wrong = losses.L1Loss() if kind != "regression" else losses.FocalLoss()
+        with pytest.raises(UserError) as caught:
+            wrong.bind(replace(INFO, task=kind))
+        named = re.findall(r"\w+Loss", str(caught.value))[1:]
+        assert len(named) >= 3
+        for name in named:
+            getattr(losses, name)().bind(replace(INFO, task=kind))
 
 
 @pytest.mark.parametrize(
