@@ -81,6 +81,7 @@ def audit_images(
         findings=tuple(findings),
         warnings=tuple(audit_warnings(done, facts, train, folder)),
         conversions=dict(forms.most_common()),
+        turned=int(np.isin(facts.orientation, range(2, 9)).sum()),
     )
 
 
@@ -152,7 +153,8 @@ def _with_sizes(source: ImageSource, facts: SourceFacts) -> tuple[ImageSource, S
 
 def _refuse_unusable_numbers(source: ImageSource, split: str, table: ImageTable, folder: str) -> None:
     def place(row: int) -> str:
-        return f"{source.root}: {shown(table.images.name(row), folder)} ({split})"
+        name = shown(table.images.name(row), folder)
+        return f"{source.root}: {name}" if split == "all" else f"{source.root}: {name} ({split})"
 
     if source.task == "regression":
         wrong = ~np.isfinite(table.targets)
@@ -172,6 +174,10 @@ def _refuse_unusable_numbers(source: ImageSource, split: str, table: ImageTable,
             )
 
 
+def _of(split: str) -> str:
+    return "" if split == "all" else f" of {split}"
+
+
 def _more(wrong: NDArray[np.bool_]) -> str:
     count = int(wrong.sum()) - 1
     return f" ({count} more like it)" if count else ""
@@ -180,21 +186,21 @@ def _more(wrong: NDArray[np.bool_]) -> str:
 def _refuse_nothing_to_learn(source: ImageSource, train: str, folder: str) -> None:
     table = source.splits[train]
     if table.weights is not None and not table.weights.any():
-        raise UserError(f"{source.root}: all weights of {train} are 0; there is nothing to learn from.")
+        raise UserError(f"{source.root}: all weights{_of(train)} are 0; there is nothing to learn from.")
     if source.task == "regression":
         if len(table) > 1 and (table.targets == table.targets[0]).all():
             values = ", ".join(f"{n} = {v:g}" for n, v in zip(source.target_names, table.targets[0], strict=True))
-            raise UserError(f"{source.root}: every image of {train} has the target {values}; nothing can be learnt.")
+            raise UserError(f"{source.root}: every image{_of(train)} has the target {values}; nothing can be learnt.")
         return
     if source.task == "multilabel":
         if not table.targets.any():
-            raise UserError(f"{source.root}: no image of {train} has any label; there is nothing to learn.")
+            raise UserError(f"{source.root}: no image{_of(train)} has any label; there is nothing to learn.")
         return
     present = set(np.unique(table.targets).tolist())
     if len(source.classes) < 2 or len(present) < 2:
         only = source.classes[min(present)]
         raise UserError(
-            f"{source.root}: all images of {train} are of one class, {only!r}; there must be two to tell apart."
+            f"{source.root}: all images{_of(train)} are of one class, {only!r}; there must be two to tell apart."
         )
     _refuse_unseen(source, train, present, folder)
 

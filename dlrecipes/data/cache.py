@@ -28,7 +28,7 @@ from dlrecipes.errors import UserError
 
 __all__ = ["ImageCache", "RecordImages"]
 
-_MAGIC = b"DLRIMG1\n"
+_MAGIC = b"DLRIMG2\n"  # raise it when the same file comes to give other pixels
 _NO_BOXES = np.zeros((0, 4))
 _SAMPLED = 512  # pictures of which a row goes into the checksum
 
@@ -150,7 +150,7 @@ class ImageCache:
         return size if self.max_side is None or max(size) <= self.max_side else longest_side(size, self.max_side)
 
     def _choose(self, memory_bytes: int) -> str:
-        amount = f"{len(self)} decoded pictures ({self.total_bytes / 2**20:.0f} MB)"
+        amount = f"{len(self)} decoded picture{'s' * (len(self) != 1)} ({_megabytes(self.total_bytes)})"
         if self.total_bytes <= memory_bytes:
             pixels = np.empty(self.total_bytes, dtype=np.uint8)
             self._fill(pixels)
@@ -158,7 +158,7 @@ class ImageCache:
             self._pixels = pixels
             return f"{amount} are kept in memory."
         if self.total_bytes > self._limit:
-            return f"{amount} exceed the cache limit of {self._limit / 2**20:.0f} MB: each is decoded when needed."
+            return f"{amount} exceed the cache limit of {_megabytes(self._limit)}: each is decoded when needed."
         folder = cache_folder() / "images"
         try:
             return self._open_or_write(folder, amount)
@@ -175,7 +175,7 @@ class ImageCache:
                 free = shutil.disk_usage(folder).free
                 if self.total_bytes > free / 2:
                     return (
-                        f"{amount} are more than half of the {free / 2**20:.0f} MB that are free in {folder}: "
+                        f"{amount} are more than half of the {_megabytes(free)} that are free in {folder}: "
                         "each is decoded when needed."
                     )
                 self._write(file)
@@ -267,3 +267,7 @@ class ImageCache:
             if used > self._limit and file != self._file:
                 file.unlink(missing_ok=True)
                 file.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:.0f} MB" if count >= 10 * 2**20 else f"{count / 2**20:.1f} MB"

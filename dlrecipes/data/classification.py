@@ -74,6 +74,7 @@ class ClassificationData(L.LightningDataModule):
         skip_corrupt: leave out images that are missing or cannot be decoded, counted, instead of refusing the data.
         target: column or columns of a table that hold the target; None: found.
         kind: ``"classification"``, ``"multilabel"`` or ``"regression"``; ``"auto"``: by what the target holds.
+        image_column: column of a table that holds the images; None: found by name or content.
         long_tailed: let the training images of the embedded digits fall from 126 of ``zero`` to 6 of ``nine``.
         predict_paths: image files or folders for ``predict_dataloader``.
         cache_gb: largest file of decoded pictures, in units of 2³⁰ bytes; larger data is decoded each time.
@@ -114,6 +115,7 @@ class ClassificationData(L.LightningDataModule):
         skip_corrupt: bool = False,
         target: str | Sequence[str] | None = None,
         kind: str = "auto",
+        image_column: str | None = None,
         long_tailed: bool = False,
         predict_paths: str | Sequence[str] | None = None,
         cache_gb: float = 8.0,
@@ -135,6 +137,8 @@ class ClassificationData(L.LightningDataModule):
             raise UserError(f"path {path!r} and source cannot both be given: choose one.")
         if long_tailed and (path is not None or source is not None):
             raise UserError("long_tailed thins out the embedded digits only: leave it out for data of your own.")
+        if path is None and (target is not None or image_column is not None or kind != "auto"):
+            raise UserError("target, kind and image_column say how to read a path: give one, or leave them out.")
         self.options = ImageOptions(
             image_size=image_size,
             crop_fraction=crop_fraction,
@@ -158,6 +162,7 @@ class ClassificationData(L.LightningDataModule):
         self.skip_corrupt = skip_corrupt
         self.target = target
         self.kind = kind
+        self.image_column = image_column
         self.long_tailed = long_tailed
         self.predict_paths = predict_paths
         self.cache_gb = cache_gb
@@ -192,7 +197,7 @@ class ClassificationData(L.LightningDataModule):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided by itself, one sentence each: splits, sizes, where pictures are kept, workers."""
+        """What was decided by itself beside what `report` says: sizes, where pictures are kept, workers."""
         return tuple(self._notes)
 
     @property
@@ -220,8 +225,8 @@ class ClassificationData(L.LightningDataModule):
         self._audit = audit_images(source, skip_corrupt=self.skip_corrupt)
         source = self._audit.source
         self._plan = self.options.plan(source)
-        for note in (*source.notes, *self._plan.notes):
-            self._note(note if note.endswith(".") else f"{note}.")
+        for note in self._plan.notes:
+            self._note(note)
         step = self._plan.step
         self._info = image_info(
             source,
@@ -287,7 +292,7 @@ class ClassificationData(L.LightningDataModule):
             return self.source
         if self.path is None:
             return embedded_digits(self.long_tailed, self.options.image_size or _DIGIT_SIZE)
-        return read_images(self.path, target=self.target, kind=self.kind)
+        return read_images(self.path, target=self.target, kind=self.kind, image_column=self.image_column)
 
     def _planned(self) -> ImagePlan:
         if self._plan is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlrecipes.data.discover import holds_detection
 from dlrecipes.data.image_source import ImageSource
 from dlrecipes.data.image_targets import KINDS
 from dlrecipes.data.layout import IMAGE_SUFFIXES, files_with_suffix, split_name
@@ -53,6 +54,8 @@ def read_images(
     if kind not in KINDS:
         raise UserError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}.")
     if str(path).startswith(TORCHVISION):
+        if target is not None or image_column is not None or kind not in ("auto", "classification"):
+            raise UserError(f"{path} has one class an image: leave out --data.target, image_column and kind.")
         return read_torchvision(str(path))
     given = Path(path).expanduser()
     try:
@@ -91,8 +94,13 @@ def _read_file(file: Path, target: str | Sequence[str] | None, kind: str, image_
 def _read_folder(given: Path, target: str | Sequence[str] | None, kind: str, image_column: str | None) -> ImageSource:
     if not any(given.iterdir()):
         raise UserError(f"{given} is empty; looked for {IMAGE_FORMATS}.")
-    root = _data_folder(given)
+    try:
+        root = _data_folder(given)
+    except UserError:
+        _refuse_boxes(given)
+        raise
     if root is None:
+        _refuse_boxes(given)
         loose = files_with_suffix(given, *IMAGE_SUFFIXES)
         if loose:
             raise UserError(
@@ -109,7 +117,19 @@ def _read_folder(given: Path, target: str | Sequence[str] | None, kind: str, ima
         raise UserError(f"{root} holds folders of classes, which have no columns: leave out --data.{named}.")
     if kind not in ("auto", "classification"):
         raise UserError(f"{root} holds folders of classes, which cannot be read as {kind}: leave out --data.kind.")
-    return read_folders(root, find_folders(root))
+    source = read_folders(root, find_folders(root))
+    if len(source.classes) == 1:
+        _refuse_boxes(given)
+    return source
+
+
+def _refuse_boxes(given: Path) -> None:
+    """What is no data for labels of whole images may be data for boxes."""
+    if holds_detection(given):
+        raise UserError(
+            f"{given} holds boxes of objects, not labels of whole images: train with recipes/train_detr.py, or move "
+            "each image into a folder named as its class."
+        )
 
 
 def _data_folder(given: Path) -> Path | None:

@@ -51,7 +51,7 @@ def with_image_splits(
         val_fraction, seed: see `dlrecipes.data.ClassificationData`.
 
     Raises:
-        UserError: if a name that is not the default one does not exist.
+        UserError: if a name that is not the default one does not exist, or too few images are there to divide.
     """
     train, val, test = names
     for name, default in ((train, "train"), (val, "val"), (test, "test")):
@@ -60,7 +60,15 @@ def with_image_splits(
     if not {train, val} <= set(source.splits):
         rest = 0.0 if {"train", "trainval", "test"} & set(source.splits) else val_fraction
         source = split_images(source, seed, (1.0 - val_fraction - rest, val_fraction, rest))
-    return replace(source, splits={name: source.splits[name] for name in names if name in source.splits})
+        if len(source.splits[train]) and not len(source.splits[val]):
+            raise UserError(
+                f"{source.root}: none of the {len(source.splits[train])} images can be held out to validate on, because "
+                "no class has a second one; add images, or a val split."
+            )
+    left_out = [name for name in source.splits if name not in names]
+    notes = [f"the split {name!r} ({len(source.splits[name])} images) is not used" for name in left_out]
+    splits = {name: source.splits[name] for name in names if name in source.splits}
+    return replace(source, splits=splits, notes=(*source.notes, *notes))
 
 
 def small_side(source: ImageSource) -> int | None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrecipes.data.image_source import ImageFiles, ImageTable
-from dlrecipes.data.images import DecodedImage, decode, image_size, to_rgb
+from dlrecipes.data.images import EXIF_ORIENTATION, DecodedImage, decode, image_size, to_rgb, upright
 from dlrecipes.errors import UserError
 
 __all__ = [
@@ -36,7 +36,7 @@ class DecodesImages(Protocol):
     """`ImageFiles` that also tell how an image was stored."""
 
     def decode(self, index: int) -> DecodedImage:
-        """Pixels, EXIF orientation and Pillow mode."""
+        """Pixels, upright; the EXIF orientation that they were stored in; Pillow mode."""
 
 
 def decode_at(images: ImageFiles, index: int) -> DecodedImage:
@@ -56,7 +56,7 @@ def file_stamp(path: str) -> tuple[int, int]:
 
 
 class PathImages:
-    """Image files.
+    """Image files, turned upright as their EXIF orientation says.
 
     Paths are kept as one block of bytes: a list of a million strings takes twice the memory and is copied into each
     worker as soon as its reference counts change.
@@ -92,10 +92,10 @@ class PathImages:
         return self.decode(index).pixels
 
     def decode(self, index: int) -> DecodedImage:
-        return decode(self.name(index))
+        return upright(decode(self.name(index)))
 
     def size(self, index: int) -> tuple[int, int] | None:
-        found = image_size(self.name(index))
+        found = image_size(self.name(index), turned=True)
         return None if found is None else (found[1], found[0])
 
 
@@ -186,7 +186,9 @@ class TorchvisionImages:
         try:
             with self._lock:
                 image = self.dataset[_checked(index, len(self))][0]
-                return DecodedImage(to_rgb(image), 1, image.mode)
+                pixels = to_rgb(image)
+                orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+                return upright(DecodedImage(pixels, orientation, image.mode))
         except (OSError, ValueError, SyntaxError) as error:
             raise UserError(f"{name} cannot be decoded as an image ({error}).") from error
 

@@ -34,7 +34,7 @@ MODES = (
 """Pillow's names of pixel formats; a fact's ``mode`` is a position in this tuple, 0 for any other."""
 
 # Raise when what is stored, or how an image is decoded, changes: older caches are then ignored.
-_VERSION = 1
+_VERSION = 2
 _FACT = np.dtype(
     [("key", "<u8"), ("digest", "<u8"), ("height", "<i4"), ("width", "<i4"), ("mode", "u1"), ("orientation", "u1")]
 )
@@ -49,7 +49,7 @@ class SourceFacts:
         digest: uint64 [n], hash of the decoded pixels and their shape, so that a copy with other metadata is a copy.
         sizes: int64 [n, 2], (height, width); 0 where decoding failed.
         mode: uint8 [n], position in ``MODES``.
-        orientation: uint8 [n], EXIF orientation, 1 if none.
+        orientation: uint8 [n], EXIF orientation that the image was turned upright from, 1 if none.
         errors: by row, why there are no pixels.
         missing: rows whose file does not exist.
     """
@@ -119,7 +119,8 @@ def _decode_all(
             height, width = pixels.shape[:2]
             digest = _hash(pixels.data, f"{width}x{height}")
             known = MODES.index(mode) if mode in MODES else 0
-            facts[row] = (facts["key"][row], digest, height, width, known, min(orientation, 255))
+            turned = orientation if orientation in range(1, 9) else 1  # metadata may hold anything
+            facts[row] = (facts["key"][row], digest, height, width, known, turned)
 
     chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
     console = Console(stderr=True)

@@ -85,6 +85,7 @@ class ImageAuditReport(PrintedReport):
         findings: what was left out or is odd, one by one.
         warnings: what is not an error but spoils results, one sentence each.
         conversions: images that are stored in another form than RGB, by form.
+        turned: images that are turned upright by their EXIF orientation.
     """
 
     source: ImageSource = field(repr=False)
@@ -92,6 +93,7 @@ class ImageAuditReport(PrintedReport):
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
     conversions: dict[str, int]
+    turned: int = 0
 
     def counted(self) -> dict[str, list[Finding]]:
         """Findings by kind, in the order of first occurrence."""
@@ -100,10 +102,13 @@ class ImageAuditReport(PrintedReport):
     @property
     def notes(self) -> tuple[str, ...]:
         """What was decided while reading, and what is converted."""
-        if not self.conversions:
-            return self.source.notes
-        forms = ", ".join(f"{count} {form}" for form, count in self.conversions.items())
-        return (*self.source.notes, f"images that are not stored as RGB are converted: {forms}")
+        notes = [*self.source.notes]
+        if self.conversions:
+            forms = ", ".join(f"{count} {form}" for form, count in self.conversions.items())
+            notes.append(f"images that are not stored as RGB are converted: {forms}")
+        if self.turned:
+            notes.append(f"{self.turned} of the images are turned upright, as their EXIF orientation says")
+        return tuple(notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Primitives only, for JSON: the same facts as the table, with every finding."""
@@ -126,12 +131,15 @@ class ImageAuditReport(PrintedReport):
             "finding_counts": {kind: len(found) for kind, found in self.counted().items()},
             "warnings": list(self.warnings),
             "conversions": dict(self.conversions),
+            "turned": self.turned,
             "notes": list(self.source.notes),
         }
 
     def parts(self) -> Iterable[Table | Text]:
         source = self.source
-        wide = f"{len(source.classes)} classes" if source.classes else f"{len(source.target_names)} targets"
+        count = len(source.classes or source.target_names)
+        wide = f"{count} {'class' if source.classes else 'target'}"
+        wide += ("es" if source.classes else "s") * (count != 1)
         yield Text(f"Data: {source.root} ({source.format}, {source.task}, {wide})", style="bold")
         yield from (Text(), self._split_table(), Text())
         if source.classes:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrecipes.data.columns import SEPARATOR, Column, find_column
 from dlrecipes.errors import UserError
 
-__all__ = ["KINDS", "Column", "Targets", "choose_target", "column_of_text", "find_column", "read_targets"]
+__all__ = ["KINDS", "NO_TARGETS", "Targets", "choose_target", "read_targets"]
 
 KINDS = ("auto", "classification", "multilabel", "regression")
 
@@ -20,41 +21,10 @@ _TARGET_NAMES = (
     *("label", "labels", "class", "classes", "class_name", "classname", "class_id", "label_name", "category"),
     *("categories", "target", "targets", "y", "fine_label", "tags", "species", "breed", "diagnosis"),
 )
-_NO_TARGETS = ("", "unnamed: 0", "id", "index", "idx", "width", "height", "url", "md5", "fold", "license", "source")
-_SEPARATORS = re.compile(r"[;|]")
-_MANY = 100  # different integers in one column, from which on the note asks whether they are numbers
-
-
-@dataclass(frozen=True, eq=False)
-class Column:
-    """One column of a table.
-
-    Attributes:
-        values: int64, float64, or object (``str``, or ``tuple`` of labels) [n].
-        empty: bool [n], where nothing was written.
-        names: class names of integers, where the table brings them.
-    """
-
-    values: NDArray[Any]
-    empty: NDArray[np.bool_]
-    names: tuple[str, ...] = ()
-
-    @property
-    def kind(self) -> str:
-        """``"integer"``, ``"number"``, ``"text"`` or ``"list"``."""
-        if self.values.dtype != np.object_:
-            return "integer" if self.values.dtype == np.int64 else "number"
-        return "list" if any(isinstance(v, tuple) for v in self.values) else "text"
-
-    @property
-    def is_flag(self) -> bool:
-        """Whether it holds nothing but 0 and 1."""
-        return self.kind in ("integer", "number") and not self.empty.any() and bool(np.isin(self.values, (0, 1)).all())
-
-    @property
-    def is_separated(self) -> bool:
-        """Whether it holds several labels in one cell: ``cat;dog`` or ``cat|dog``."""
-        return self.kind == "text" and any(_SEPARATORS.search(v) for v in self.values)
+NO_TARGETS = ("", "unnamed: 0", "id", "index", "idx", "width", "height", "url", "md5", "fold", "license", "source")
+_SEPARATORS = (SEPARATOR, re.compile(","), re.compile(r"\s"))  # where the user says that there are several
+_MANY, _FEW_EACH = 100, 20  # different integers, and images of each, that make the note ask whether they are numbers
+_ODD_SHARE = 0.1  # of entries that may be no numbers in a column that is meant to hold numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,37 +42,6 @@ class Targets:
     classes: tuple[str, ...]
     target_names: tuple[str, ...]
     notes: tuple[str, ...]
-
-
-def column_of_text(cells: Sequence[str]) -> Column:
-    """Integers where all filled cells are, otherwise numbers where all are, otherwise text.
-
-    >>> [column_of_text(cells).kind for cells in (["1", "02"], ["1", "2.5", "nan"], ["1", "cat"])]
-    ['integer', 'number', 'text']
-    """
-    stripped = [cell.strip() for cell in cells]
-    empty = np.array([not cell for cell in stripped], dtype=np.bool_)
-    filled = np.array([cell or "0" for cell in stripped], dtype=np.object_)
-    if not empty.all():
-        try:
-            return Column(filled.astype(np.int64), empty)
-        except (ValueError, OverflowError):
-            pass
-        try:
-            return Column(filled.astype(np.float64), empty)
-        except ValueError:
-            pass
-    return Column(np.array(stripped, dtype=np.object_), empty)
-
-
-def find_column(names: Sequence[str], wanted: Sequence[str]) -> str | None:
-    """The column whose name, without regard to case and separators, comes first in ``wanted``.
-
-    >>> find_column(["ID", "Image Path", "y"], ["image", "image_path"])
-    'Image Path'
-    """
-    plain = {re.sub(r"[\s-]+", "_", name.strip().lower()): name for name in reversed(names)}
-    return next((plain[w] for w in wanted if w in plain), None)
 
 
 def choose_target(columns: Mapping[str, Column], target: str | Sequence[str] | None, file: str) -> tuple[str, ...]:
@@ -126,7 +65,7 @@ def choose_target(columns: Mapping[str, Column], target: str | Sequence[str] | N
     named = find_column(list(columns), _TARGET_NAMES)
     if named is not None:
         return (named,)
-    left = [name for name in columns if name.strip().lower() not in _NO_TARGETS]
+    left = [name for name in columns if name.strip().lower() not in NO_TARGETS]
     if not left:
         raise UserError(f"{file} has no column with labels beside its images; add one named 'label'.")
     same_kind = all(columns[n].is_flag for n in left) or all(columns[n].kind == "number" for n in left)
@@ -204,7 +143,9 @@ def _numbers(chosen: Mapping[str, Column], file: str) -> Targets:
 def _several_labels(chosen: Mapping[str, Column], file: str) -> Targets:
     (name, column), *others = chosen.items()
     if not others and column.kind in ("text", "list"):
-        rows = [_labels_of_cell(cell) for cell in column.values]
+        filled = [cell for cell in column.values if isinstance(cell, str)]
+        separator = next((s for s in _SEPARATORS if any(s.search(cell) for cell in filled)), SEPARATOR)
+        rows = [_labels_of_cell(cell, separator) for cell in column.values]
         distinct = range(len(column.names)) if column.names else sorted({v for row in rows for v in row}, key=_natural)
         position = {label: i for i, label in enumerate(distinct)}
         classes = column.names or tuple(str(label) for label in distinct)
@@ -252,22 +193,54 @@ def _one_label(chosen: Mapping[str, Column], file: str, where: Callable[[int], s
         note = f"{_columns(chosen)} read as one of {len(column.names)} classes: classification"
         return Targets("classification", column.values.astype(np.int64), column.names, (), (note,))
     integers = column.kind != "text"
+    if not asked and not integers:
+        _refuse_odd_entries(name, column, where)
     distinct, labels = np.unique(column.values.astype(np.int64 if integers else np.str_), return_inverse=True)
     note = f"{_columns(chosen)} read as one of {len(distinct)} classes: classification"
-    if not asked and integers and len(distinct) >= _MANY:
+    scattered = len(distinct) > 10 and len(labels) < _FEW_EACH * len(distinct)
+    if not asked and integers and (scattered or len(distinct) >= _MANY):
         note += "; if these are numbers to predict, give --data.kind regression"
+    if not asked and not integers and _is_made_of_fewer(distinct.tolist()):
+        note += "; if an entry lists several labels, give --data.kind multilabel"
     classes = tuple(str(value) for value in distinct.tolist())
     return Targets("classification", labels.astype(np.int64), classes, (), (note,))
+
+
+def _refuse_odd_entries(name: str, column: Column, where: Callable[[int], str]) -> None:
+    """A few entries such as ``n/a`` among decimal numbers are mistakes, and would make each number a class."""
+    numbers = np.array([_is_number(cell) for cell in column.values], dtype=np.bool_)
+    odd = np.flatnonzero(~numbers)
+    if 0 < len(odd) <= _ODD_SHARE * len(numbers) and any("." in cell for cell in column.values[numbers]):
+        row = int(odd[0])
+        more = f" ({len(odd) - 1} more like it)" if len(odd) > 1 else ""
+        raise UserError(
+            f"{where(row)}: {column.values[row]!r} in the column {name!r} is no number as the others are{more}; "
+            "correct or remove the row, or give --data.kind classification."
+        )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_made_of_fewer(classes: Sequence[str]) -> bool:
+    """Whether names are put together of fewer words or parts, as ``cat dog``, ``cat``, ``dog bird``, ``bird`` are."""
+    parts = [{p for p in re.split(r"[,\s]+", name) if p} for name in classes]
+    return len(set().union(*parts)) < len(classes)
 
 
 def _stacked(chosen: Mapping[str, Column]) -> NDArray[np.float32]:
     return np.stack([column.values.astype(np.float32) for column in chosen.values()], axis=1)
 
 
-def _labels_of_cell(cell: object) -> tuple[int | str, ...]:
+def _labels_of_cell(cell: object, separator: re.Pattern[str]) -> tuple[int | str, ...]:
     if isinstance(cell, tuple):
         return cell
-    return tuple(label for part in _SEPARATORS.split(str(cell)) if (label := part.strip()))
+    return tuple(label for part in separator.split(str(cell)) if (label := part.strip()))
 
 
 def _natural(label: int | str) -> tuple[bool, int, str]:

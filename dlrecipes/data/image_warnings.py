@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dlrecipes.data.image_probe import SourceFacts
 from dlrecipes.data.image_source import ImageSource
-from dlrecipes.data.layout import shown
+from dlrecipes.data.layout import plain_name, shown
 
 __all__ = ["HUGE_PIXELS", "IMBALANCE", "TINY_SIDE", "audit_warnings"]
 
@@ -36,6 +36,7 @@ def audit_warnings(source: ImageSource, facts: SourceFacts, train: str, folder: 
         yield from _constant_targets(source, train)
     else:
         yield from _classes(source, train)
+        yield from _spellings(source)
     yield from _sizes(facts, rows)
 
 
@@ -119,17 +120,31 @@ def _classes(source: ImageSource, train: str) -> Iterable[str]:
         if absent.any():
             effect = "it cannot be learnt" if split == train else "results there say nothing about it"
             yield f"no image of {_named(source, absent)} in {split}: {effect}."
+    where = "" if train == "all" else f"in {train} "
     single = counts[train] == 1
     if single.any():
-        yield f"only one image in {train} of {_named(source, single)}."
+        yield f"only one image {where}of {_named(source, single)}."
     present = counts[train][counts[train] > 0]
     if len(present) > 1 and present.max() >= IMBALANCE * present.min():
         most, least = int(np.argmax(counts[train])), int(np.argmin(np.where(counts[train] > 0, counts[train], np.inf)))
+        data = "the data" if train == "all" else train
         yield (
-            f"{train} is imbalanced {present.max() / present.min():.0f} : 1 ({source.classes[most]} "
+            f"{data} is imbalanced {present.max() / present.min():.0f} : 1 ({source.classes[most]} "
             f"{int(present.max())}, {source.classes[least]} {int(present.min())}): accuracy hides rare classes, look "
             "at balanced accuracy or macro F1."
         )
+
+
+def _spellings(source: ImageSource) -> Iterable[str]:
+    """Classes that are one and the same but for case and spaces; between splits they are an error."""
+    first: dict[str, str] = {}
+    alike = []
+    for name in source.classes:
+        other = first.setdefault(plain_name(name), name)
+        if other != name:
+            alike.append(f"{other!r} = {name!r}")
+    if alike:
+        yield f"class names differ in nothing but their spelling: {_some(alike[:5], len(alike))}; use one of them."
 
 
 def _named(source: ImageSource, which: NDArray[np.bool_]) -> str:
@@ -141,7 +156,8 @@ def _constant_targets(source: ImageSource, train: str) -> Iterable[str]:
     targets = source.splits[train].targets
     for name, column in zip(source.target_names, targets.T, strict=True):
         if len(column) > 1 and (column == column[0]).all():
-            yield f"the target {name} is {column[0]:g} for every image of {train}: nothing can be learnt from it."
+            images = "every image" if train == "all" else f"every image of {train}"
+            yield f"the target {name} is {column[0]:g} for {images}: nothing can be learnt from it."
 
 
 def _sizes(facts: SourceFacts, rows: _Rows) -> Iterable[str]:
@@ -158,12 +174,6 @@ def _sizes(facts: SourceFacts, rows: _Rows) -> Iterable[str]:
         yield (
             f"{len(tiny)} images have a side below {TINY_SIDE} pixels, such as {rows.name(int(tiny[0]))} "
             f"({width}x{height})."
-        )
-    turned = np.flatnonzero(facts.orientation != 1)
-    if len(turned):
-        yield (
-            f"{len(turned)} images carry an EXIF rotation, which is not applied ({rows.name(int(turned[0]))}): save "
-            "them rotated (for example by `mogrify -auto-orient`)."
         )
 
 

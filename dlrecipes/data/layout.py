@@ -19,6 +19,7 @@ __all__ = [
     "image_index",
     "in_split_order",
     "parse_numbers",
+    "plain_name",
     "read_lines",
     "shown",
     "split_folders",
@@ -35,6 +36,7 @@ _SPLIT_WORDS = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "validate": "val",
     "dev": "val",
     "test": "test",
     "testing": "test",
@@ -119,6 +121,15 @@ def parse_numbers(values: Iterable[object], where: str) -> list[float]:
     return numbers
 
 
+def plain_name(name: str) -> str:
+    """A class name without what people spell differently.
+
+    >>> plain_name("Fire_Truck ") == plain_name("fire truck")
+    True
+    """
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
 def check_class_names(names: Mapping[str, Collection[str]]) -> None:
     """Refuse splits whose class names contradict each other.
 
@@ -134,8 +145,7 @@ def check_class_names(names: Mapping[str, Collection[str]]) -> None:
     spelled: dict[str, tuple[str, str]] = {}
     for split, classes in names.items():
         for name in sorted(classes):
-            plain = re.sub(r"[\s_-]+", " ", name).strip().casefold()
-            other_split, other = spelled.setdefault(plain, (split, name))
+            other_split, other = spelled.setdefault(plain_name(name), (split, name))
             if other != name:
                 raise UserError(
                     f"Class names differ between splits: {other_split} has {other!r} and {split} has {name!r}; "

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrecipes.data.image_files import file_stamp
-from dlrecipes.data.images import DecodedImage, decode, image_size
+from dlrecipes.data.images import DecodedImage, decode, image_size, upright
 from dlrecipes.errors import UserError
 
 __all__ = ["ParquetImages", "open_parquet"]
@@ -102,11 +102,11 @@ class ParquetImages:
         return self.decode(index).pixels
 
     def decode(self, index: int) -> DecodedImage:
-        return decode(self.encoded(index), self.name(index))
+        return upright(decode(self.encoded(index), self.name(index)))
 
     def size(self, index: int) -> tuple[int, int] | None:
         try:
-            found = image_size(self.encoded(index))
+            found = image_size(self.encoded(index), turned=True)
         except UserError:
             return None
         return None if found is None else (found[1], found[0])

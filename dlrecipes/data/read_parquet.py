@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrecipes.data.columns import Column, find_column
 from dlrecipes.data.image_files import take
 from dlrecipes.data.image_source import ImageSource, ImageTable
-from dlrecipes.data.image_targets import Column, Targets, choose_target, find_column, read_targets
+from dlrecipes.data.image_targets import Targets, choose_target, read_targets
 from dlrecipes.data.layout import files_with_suffix, in_split_order, shown, split_folders, split_name
 from dlrecipes.data.parquet_images import ParquetImages, open_parquet
 from dlrecipes.data.read_tables import IMAGE_COLUMNS, SPLIT_COLUMNS, WEIGHT_COLUMNS

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrecipes.data.columns import column_of_text, find_column
 from dlrecipes.data.image_files import PathImages
 from dlrecipes.data.image_places import ImagePlaces
 from dlrecipes.data.image_source import ImageSource, ImageTable
-from dlrecipes.data.image_targets import choose_target, column_of_text, find_column, read_targets
+from dlrecipes.data.image_targets import NO_TARGETS, choose_target, read_targets
 from dlrecipes.data.layout import (
     IMAGE_SUFFIXES,
     check_split_classes,
@@ -121,6 +123,7 @@ def read_tables(
     roles = {image, split_column, weight_column}
     columns = {n: column_of_text(cells) for n, cells in base.cells.items() if n not in roles}
     names = choose_target(columns, target, file)
+    unused = [n for n in columns if n not in names and n.strip().lower() not in NO_TARGETS]
     table, notes = _joined(tables, [image, *names, *(n for n in (split_column, weight_column) if n)], files)
 
     def where(row: int) -> str:
@@ -137,14 +140,15 @@ def read_tables(
     if targets.task == "classification":
         check_split_classes({s: {targets.classes[k] for k in np.unique(t.targets)} for s, t in splits.items()})
     unsplit = ("no split is given",) if "all" in splits else ()
+    ignored = (f"not used: column{'s' * (len(unused) > 1)} {', '.join(map(repr, unused))}",) if unused else ()
     return ImageSource(
-        root=str(root),
+        root=str(next(iter(files.values())) if len(files) == 1 else root),
         format="csv",
         task=targets.task,
         splits=splits,
         classes=targets.classes,
         target_names=targets.target_names,
-        notes=(f"images named by column {image!r}", *targets.notes, *notes, *unsplit),
+        notes=(f"images named by column {image!r}", *targets.notes, *ignored, *notes, *unsplit),
     )
 
 
@@ -185,7 +189,9 @@ def _read(path: Path, split: str, limit: int | None = None) -> _Table:
         raise UserError(f"{path}: not readable as CSV in UTF-8 ({error}); export it again.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
-    header = [cell.strip() for cell in rows[0]] if rows else []
+    if not rows:
+        raise UserError(f"{path} is empty; export it again.")
+    header = [cell.strip() for cell in rows[0]]
     if any(cell.lower().endswith(IMAGE_SUFFIXES) for cell in header):
         if len(header) != 2:
             raise UserError(f"{path}: its first line names no columns; add a line such as image,label above it.")
@@ -201,7 +207,19 @@ def _read(path: Path, split: str, limit: int | None = None) -> _Table:
                 "entries that hold a separator."
             )
     cells = {n: [row[k] if k < len(row) else "" for row in rows] for k, n in enumerate(header)}
+    if delimiter != ",":
+        cells = {name: _with_points(column) for name, column in cells.items()}
     return _Table(cells, [path] * len(rows), lines, [split] * len(rows))
+
+
+def _with_points(cells: list[str]) -> list[str]:
+    """Numbers with decimal commas, as spreadsheets of many countries write them, with points; others as they are."""
+    stripped = [cell.strip() for cell in cells]
+    decimal = [re.fullmatch(r"[-+]?\d+,\d+", cell) is not None for cell in stripped]
+    whole = (re.fullmatch(r"([-+]?\d+)?", cell) is not None for cell in stripped)
+    if not any(decimal) or not all(a or b for a, b in zip(decimal, whole, strict=True)):
+        return cells
+    return [cell.replace(",", ".") for cell in stripped]
 
 
 def _joined(tables: dict[str, _Table], needed: list[str], files: dict[str, Path]) -> tuple[_Table, list[str]]:
@@ -246,6 +264,8 @@ def _paths(table: _Table, column: str, root: Path, where: Callable[[int], str]) 
     for row, (cell, file) in enumerate(zip(table.cells[column], table.files, strict=True)):
         if not cell.strip():
             raise UserError(f"{where(row)}: no image name; complete or remove the row.")
+        if cell.strip().lower().startswith(("http://", "https://")):
+            raise UserError(f"{where(row)}: {cell.strip()} is an address; download the images and name their files.")
         if file not in places:
             places[file] = ImagePlaces(root, file)
         paths.append(places[file].find(cell) or os.path.join(file.parent, cell.strip().replace("\\", "/")))

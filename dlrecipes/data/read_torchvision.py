@@ -132,7 +132,7 @@ def _load(maker: Any, name: str, root: Path, arguments: dict[str, Any], can_down
                 return maker(**arguments, download=True)
         except (RuntimeError, OSError) as error:
             reason = error
-    sentence = str(reason).strip().splitlines()[0].rstrip(".") if str(reason).strip() else type(reason).__name__
+    sentence = str(reason).strip().splitlines()[0].rstrip(".:") if str(reason).strip() else type(reason).__name__
     raise UserError(
         f"torchvision's {name} is not in {root} and cannot be downloaded ({sentence}); put its files there as "
         f"torchvision keeps them, or name their folder: {TORCHVISION}{name}@FOLDER."

@@ -167,12 +167,14 @@ def test_huge_tiny_and_turned_images(pets, monkeypatch):
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 6
     Image.new("RGB", (20, 20)).save(pets / "val/dog/0.png", exif=exif)
-    warnings = audit_images(read_images(pets)).warnings
-    assert len(warnings) == 3
+    report = audit_images(read_images(pets))
+    warnings = report.warnings
+    assert len(warnings) == 2
     assert warnings[0].startswith("1 images have more than")
     assert "train/cat/0.png (50x40)" in warnings[0]
     assert warnings[1] == "1 images have a side below 8 pixels, such as train/cat/1.png (50x4)."
-    assert warnings[2].startswith("1 images carry an EXIF rotation, which is not applied (val/dog/0.png)")
+    assert report.notes == ("1 of the images are turned upright, as their EXIF orientation says",)
+    assert report.to_dict()["turned"] == 1
 
 
 def test_classes_that_are_rare_or_absent():
@@ -303,3 +305,20 @@ def test_check_data_finds_neither(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"holds 1 images, such as a\.png, but no labels"):
         check_data(tmp_path)
+
+
+def test_classes_that_differ_in_spelling_alone():
+    source = _arrays("classification", [0, 1, 2] * 3, classes=("Fire truck", "fire_truck", "car"))
+    assert audit_images(source).warnings == (
+        "class names differ in nothing but their spelling: 'Fire truck' = 'fire_truck'; use one of them.",
+    )
+
+
+def test_data_without_splits_is_not_called_all(tmp_path, image_writer):
+    for name, count in (("cat", 12), ("dog", 1)):
+        (tmp_path / name).mkdir()
+        for k in range(count):
+            image_writer(tmp_path / name / f"{k}.png", (9, 9), k + 20 * count)
+    warnings = audit_images(read_images(tmp_path)).warnings
+    assert warnings[0] == "only one image of dog."
+    assert warnings[1].startswith("the data is imbalanced 12 : 1 (cat 12, dog 1)")

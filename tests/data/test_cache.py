@@ -56,7 +56,7 @@ def check(cache, images):
     [
         ({}, "kept in memory", 4),
         ({"memory_bytes": 0}, r"kept in .*\.bin", 4),
-        ({"memory_bytes": 0, "limit_bytes": 10}, "exceed the cache limit of 0 MB: each is decoded when needed", 12),
+        ({"memory_bytes": 0, "limit_bytes": 10}, "exceed the cache limit of 0.0 MB: each is decoded when needed", 12),
     ],
 )
 def test_where_pictures_are_kept(pictures, decoded, options, says, decodings):
@@ -161,7 +161,7 @@ def test_too_little_space(pictures, folder):
     images, records = pictures
     with patch.object(cache_module.shutil, "disk_usage", return_value=SimpleNamespace(free=9)):
         cache = ImageCache(RecordImages(records), None, memory_bytes=0)
-    assert "more than half of the 0 MB that are free" in cache.note
+    assert "more than half of the 0.0 MB that are free" in cache.note
     check(cache, images)
     assert not list(folder.glob("*.bin"))
 

@@ -328,6 +328,7 @@ def test_splits_are_made_by_seed(tmp_path):
         ({"mix_prob": 2.0}, r"mix_prob must be in 0\.\.1, got 2.0"),
         ({"normalisation": "x"}, "normalisation must be one of auto, imagenet, half, got 'x'"),
         ({"augment": "stong"}, "There is no augmentation 'stong'"),
+        ({"target": "label"}, "target, kind and image_column say how to read a path"),
         ({"path": "somewhere", "long_tailed": True}, "long_tailed thins out the embedded digits only"),
     ],
 )
@@ -349,3 +350,27 @@ def test_options_that_do_not_go_with_the_data(photos, monkeypatch):
     assert len(small(batch_size=1).train_dataloader()) == 1
     with pytest.raises(UserError, match=r"val split holds 9 image\(s\) for 45 process\(es\)"):
         small().val_dataloader()
+
+
+def test_columns_are_chosen_and_splits_that_are_not_used_named(photos, tmp_path):
+    lines = [f"{path},no.png,{path.parent.name},{k % 3}" for k, path in enumerate(sorted(photos.rglob("*.png")))]
+    table = tmp_path / "table.csv"
+    table.write_text("photo_b,image,a,b\n" + "\n".join(lines))
+    data = ClassificationData(str(table), image_column="photo_b", target="b", kind="regression", num_workers=0)
+    assert data.info.task == "regression"
+    assert data.info.target_names == ("b",)
+    table.write_text("image,label,split\n" + "".join(f"{line.split(',')[0]},{k % 2},{s}\n" for k, line in
+                     enumerate(lines) for s in [("train", "val", "extra")[k // 2 % 3]]))  # fmt: skip
+    data = ClassificationData(str(table), num_workers=0)
+    assert data.splits == ("train", "val")
+    assert "the split 'extra' (" in data.report
+
+
+def test_no_class_with_a_second_image(tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "0.png"), pictures(1, 20, 20, seed=ord(name))[0])
+    with pytest.raises(
+        UserError, match="none of the 3 images can be held out .* no class has a second one; add images"
+    ):
+        _ = ClassificationData(str(tmp_path)).info

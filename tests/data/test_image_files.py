@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.datasets import FakeData
 
 from dlrecipes.data.image_files import ArrayImages, ImageSubset, PathImages, TorchvisionImages, decode_at, take
@@ -107,3 +107,22 @@ def test_subsets_keep_every_column_and_nest():
     assert not isinstance(part.images.images, ImageSubset)
     np.testing.assert_array_equal(decode_at(part.images, 0).pixels, PIXELS[2])
     assert part.images.size(0) == (6, 7)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".webp"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_labelled_images_stand_upright(tmp_path, orientation, suffix):
+    path = tmp_path / f"turned{suffix}"
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    options = {"lossless": True} if suffix == ".webp" else {}
+    Image.fromarray(PIXELS[0]).save(path, exif=exif, **options)
+    with Image.open(path) as image:
+        wanted = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    images = PathImages([path])
+    read = images.read(0)
+    np.testing.assert_array_equal(read, wanted)
+    assert read.flags.c_contiguous
+    assert images.size(0) == read.shape[:2]
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(TorchvisionImages([(image, 0)], "x").read(0), wanted)

@@ -92,6 +92,8 @@ def test_options_of_tables_are_refused(write):
         read_images(root, target="label")
     with pytest.raises(UserError, match=r"cannot be read as regression"):
         read_images(root, kind="regression")
+    with pytest.raises(UserError, match=r"CIFAR10 has one class an image: leave out --data.target"):
+        read_images("torchvision:CIFAR10", target="label")
     with pytest.raises(UserError, match=r"kind must be one of auto, .*got 'classes'"):
         read_images(root, kind="classes")
 
@@ -108,3 +110,10 @@ def test_nothing_there(tmp_path):
     with pytest.raises(UserError, match=r"a\.txt is no table"):
         read_images(tmp_path / "a.txt")
     assert not holds_images(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
+def test_boxes_are_sent_to_the_other_recipe(tiny, layout):
+    root = tiny.write(layout)
+    with pytest.raises(UserError, match=r"holds boxes of objects, not labels .*: train with recipes/train_detr\.py"):
+        read_images(root)

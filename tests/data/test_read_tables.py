@@ -73,6 +73,12 @@ def test_tsv_semicolons_and_no_header(root):
         ("image,tags", [["x|y", "", "y", "x", "y; x", "x"]], {}, "multilabel",
          [[1, 1], [0, 0], [0, 1], [1, 0], [1, 1], [1, 0]], ("x", "y")),
         ("image,id,u,v", [ROWS, [0.5] * 6, [1.5] * 6], {}, "regression", [[0.5, 1.5]] * 6, ()),
+        ("image,tags", [['"[\'x\', \'y\']"', "[]", '"[""y""]"', "['x']", "['y']", ""]], {}, "multilabel",
+         [[1, 1], [0, 0], [0, 1], [1, 0], [0, 1], [0, 0]], ("x", "y")),
+        ("image,tags", [['"x, y"', '"x,y"', "y", "x", "", "x"]], {"kind": "multilabel"}, "multilabel",
+         [[1, 1], [1, 1], [0, 1], [1, 0], [0, 0], [1, 0]], ("x", "y")),
+        ("image,tags", [["x y", "x", "y", "x", "", "y  x"]], {"kind": "multilabel"}, "multilabel",
+         [[1, 1], [1, 0], [0, 1], [1, 0], [0, 0], [1, 1]], ("x", "y")),
         ("image,note,y2", [list("pqrstu"), [1, 2] * 3], {"target": "y2"}, "classification", [0, 1] * 3, ("1", "2")),
     ],
 )  # fmt: skip
@@ -95,6 +101,32 @@ def test_many_integers_are_classes_and_the_note_says_how_to_change_that(root):
     assert any("150 classes" in n and "--data.kind regression" in n for n in source.notes)
 
 
+def test_few_images_of_many_integers_are_asked_about_and_labels_that_seem_to_be_several(root):
+    def notes(column, values):
+        rows = "".join(f"{k % 6}.png,{value}\n" for k, value in enumerate(values))
+        return " ".join(_read(root, f"image,{column}\n{rows}").notes)
+
+    assert "give --data.kind regression" in notes("age", range(20, 40))
+    assert "regression" not in notes("digit", list(range(10)) * 3)
+    assert "give --data.kind multilabel" in notes("tags", ["cat", "dog", "cat dog", "bird", "bird dog", "bird cat"])
+    assert "give --data.kind multilabel" in notes("tags", ["cat", "dog", '"cat,dog"'])
+    assert "multilabel" not in notes("breed", ["red cat", "red dog", "grey wolf"])
+
+
+def test_decimal_commas_of_spreadsheets(root):
+    source = _read(root, "image;size;weight\n0.png;1,5;0,5\n1.png;-2;1\n")
+    assert source.task == "regression"
+    assert source.splits["all"].targets.tolist() == [[1.5], [-2.0]]
+    assert source.splits["all"].weights.tolist() == [0.5, 1.0]
+    assert _read(root, "image;size\n0.png;1,5\n1.png;a,b\n").classes == ("1,5", "a,b")
+
+
+def test_what_is_not_used_is_named(root):
+    source = _read(root, "id,image,label,is_valid,note\n7,0.png,a,1,x\n8,1.png,b,0,y\n")
+    assert "not used: columns 'is_valid', 'note'" in source.notes
+    assert source.root == str(root / "labels.csv")
+
+
 def test_one_hot_columns_are_pointed_out(root):
     source = _read(root, _table("image,a,b", [f"{k}.png" for k in ROWS], [0, 1] * 3, [1, 0] * 3))
     assert any("--data.kind classification" in n for n in source.notes)
@@ -105,6 +137,13 @@ def test_one_hot_columns_are_pointed_out(root):
     [
         ("image,label\n0,a\n1,\n", {}, r"labels\.csv, line 3: the column 'label' is empty"),
         ("image,label\n0,a\n,b\n", {}, r"labels\.csv, line 3: no image name"),
+        ("", {}, r"labels\.csv is empty; export it again"),
+        (
+            "image,label\nhttps://a.b/0.png,a\n",
+            {"image_column": "image"},
+            r"line 2: https://a.b/0.png is an address; d",
+        ),
+        ("image,y\n0,1.5\n" + "1,2.5\n" * 11 + "2,n/a\n", {}, r"line 14: 'n/a' in the column 'y' is no number as"),
         ("image,label\n", {}, r"labels\.csv: no rows under the header; export it again"),
         ("image,label\n0,a\n1,b,c\n", {}, r"line 3: 3 entries, but its first line names 2 columns"),
         ("image,note,colour\n0,a,b\n1,c,d\n", {}, r"could be any of the columns 'note', 'colour'; choose .*target"),
