@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -61,7 +62,7 @@ class _Parser(argparse.ArgumentParser):
     """One sentence for a wrong option, with the nearest right one."""
 
     def error(self, message: str) -> NoReturn:
-        words = message.replace("unrecognized arguments: ", "").replace("'", " ").split()
+        words = re.findall(r"--[\w-]+|(?<=')[\w-]+(?=')", message)  # what the user typed, among argparse's own words
         known = ["check-data", "predict", "export", *_FLAGS]
         hints = (suggest(word, known) for word in words if word not in known)
         hint = next((hint for hint in hints if hint), "")

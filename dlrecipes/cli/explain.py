@@ -16,6 +16,7 @@ _UNKNOWN = re.compile(r"unrecognized arguments: (\S+)|Option '([^']+)' is not ac
 _NOT_IMPORTABLE = re.compile(
     r"Problem with given class_path '([^']+)':\s+(No module named .*|module .* has no attribute .*)"
 )
+_NO_PATH = re.compile(r"Expected a (?:path but|dot import path string:) (\S+)")
 _WRONG_CLASS = re.compile(r"does not correspond to a subclass of (\w+)[\s\S]*?Given value: (.*)")
 _WRONG_VALUE = re.compile(r"""Parser key "([^"]+)":\s+Expected an? (.*)\. Got value: (.*)""")
 _NO_UNION_MEMBER = re.compile(
@@ -47,6 +48,8 @@ def explain(message: str, argv: Sequence[str], known: Iterable[str], aliases: Ma
         path, reason = match[1], match[2].strip()
         return f"Cannot import {path} ({reason}): give the import path of a class; the current folder is on the path."
     short = {full: flag for flag, full in aliases.items() if len(flag) > 2}
+    if match := _NO_PATH.search(message):
+        return f"{_option(argv, '', match[1], short)} needs the import path of a class, which {match[1]!r} is not."
     if match := _WRONG_CLASS.search(message):
         return f"{_option(argv, '', match[2], short)} needs a subclass of {match[1]}, which {match[2]} is not."
     if matches := [*_WRONG_VALUE.findall(message), *_NO_UNION_MEMBER.findall(message)]:

@@ -28,7 +28,8 @@ _TRAINER_DEFAULTS = {
 class RecipeCLI(LightningCLI):
     """Parses a recipe's options and makes task and datamodule; ``instantiate_trainer`` makes the trainer, later.
 
-    ``task`` and ``data`` are the defaults: both can be exchanged for a subclass by import path (``--model my.Task``).
+    ``task`` and ``data`` are the defaults: both can be exchanged by import path (``--model my.Task``), ``data`` for a
+    subclass.
 
     Args:
         task: default LightningModule class.
@@ -38,6 +39,7 @@ class RecipeCLI(LightningCLI):
             can then be set without naming it (``--model.model.num_queries 30``).
         links: option -> option that always has its value; where the target does not exist, nothing happens.
         aliases: short flags -> full names, for messages.
+        needs_subclass_of: what a task must be to be exchanged for ``task``; default ``task`` itself.
 
     Attributes:
         config: everything that was set, as parsed.
@@ -55,6 +57,8 @@ class RecipeCLI(LightningCLI):
         parts: Mapping[str, str] | None = None,
         links: Mapping[str, str] | None = None,
         aliases: Mapping[str, str] = ALIASES,
+        *,
+        needs_subclass_of: type[LightningModule] | None = None,
     ) -> None:
         self._argv = list(argv)
         self._aliases = aliases
@@ -68,7 +72,7 @@ class RecipeCLI(LightningCLI):
             # LightningCLI 2.6.6 calls names that jsonargparse 4.49 deprecated; nobody here can act on that.
             warnings.simplefilter("ignore", DeprecationWarning)
             super().__init__(
-                task,
+                needs_subclass_of or task,
                 data,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
@@ -145,9 +149,9 @@ class RecipeCLI(LightningCLI):
 
     def _known_flags(self, parser: LightningArgumentParser) -> list[str]:
         """Every option that exists with the chosen config, nested ones included."""
-        count = 2 * sum(token == "--config" for token in self._argv)  # read_arguments puts them first
-        try:
-            config = parser.parse_args(self._argv[:count])
+        last = max((i for i, token in enumerate(self._argv) if token == "--config"), default=-2)
+        try:  # read_arguments puts them first, and what the kind of data changes follows at once
+            config = parser.parse_args(self._argv[: last + 2])
         except ArgumentError:
             config = parser.parse_args([])
         return [*self._aliases, *OWN_FLAGS, *(f"--{name}" for name in _dotted(config.as_dict()))]

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities import rank_zero_only
 
 from dlrecipes.checkpoint_io import load_checkpoint_file, save_safetensors
 from dlrecipes.cli.arguments import Arguments
 from dlrecipes.cli.environment import import_from_here
 from dlrecipes.cli.fitting import build_trainer
+from dlrecipes.cli.kinds import read_options
 from dlrecipes.cli.parser import RecipeCLI
 from dlrecipes.cli.summary import StartSummary, describe_devices, describe_model
 from dlrecipes.contracts import DataInfo
@@ -88,13 +88,10 @@ def run(recipe: Recipe, arguments: Arguments) -> int:
     """
     quiet_lightning()
     import_from_here()
-    task, data = import_object(recipe.task), import_object(recipe.data)
     if arguments.help == "all":
-        RecipeCLI.print_all_options(task, data, recipe.parts)
+        RecipeCLI.print_all_options(import_object(recipe.task), import_object(recipe.data), recipe.parts)
         return 0
-    cli = RecipeCLI(task, data, arguments.argv, recipe.parts, recipe.links, arguments.short)
-    _prepare_data(cli)
-    cli = _with_the_task_for(cli, recipe, arguments)
+    cli = read_options(recipe, arguments)
     started = _start(recipe, cli, arguments.resume)
     exit_code = 1
     try:
@@ -110,27 +107,6 @@ def run(recipe: Recipe, arguments: Arguments) -> int:
         if started.tracker is not None:
             started.tracker.finish(exit_code)
     return exit_code
-
-
-def _prepare_data(cli: RecipeCLI) -> None:
-    """Read and check the data, and show it, before a folder is made or a device is used."""
-    cli.datamodule.prepare_data()
-    cli.datamodule.setup("fit")
-    report = getattr(cli.datamodule, "report", "")
-    if report and getattr(rank_zero_only, "rank", 0) == 0:
-        print(report, flush=True)
-
-
-def _with_the_task_for(cli: RecipeCLI, recipe: Recipe, arguments: Arguments) -> RecipeCLI:
-    """The same options read with the task that this kind of data needs, unless the user chose a task."""
-    info = getattr(cli.datamodule, "info", None)
-    choice = recipe.by_data.get(info.task) if info is not None else None
-    if choice is None or type(cli.model) is not import_object(recipe.task):
-        return cli
-    task, data = import_object(choice.task), import_object(recipe.data)
-    other = RecipeCLI(task, data, arguments.argv, choice.parts, recipe.links, arguments.short)
-    other.datamodule = cli.datamodule  # it has read the data
-    return other
 
 
 def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None) -> _Run:

@@ -1,0 +1,101 @@
+"""The options of a run, once its data has said which task it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_only
+
+from dlrecipes.cli.arguments import Arguments
+from dlrecipes.cli.parser import RecipeCLI
+from dlrecipes.errors import UserError
+from dlrecipes.parts import import_object
+
+if TYPE_CHECKING:
+    from dlrecipes.cli import Recipe
+
+__all__ = ["common_base", "read_options"]
+
+
+def read_options(recipe: Recipe, arguments: Arguments) -> RecipeCLI:
+    """Task and datamodule as the options say, with the data read, checked and shown.
+
+    Args:
+        recipe: the parts and their defaults; ``recipe.by_data`` names other ones for other kinds of data.
+        arguments: options, read.
+
+    Raises:
+        UserError: an option that does not exist or cannot take its value, or data that cannot be used.
+    """
+    kind, cli = _parse_first(recipe, arguments)
+    _prepare_data(cli)
+    info = getattr(cli.datamodule, "info", None)
+    needed = info.task if info is not None and info.task in recipe.by_data else ""
+    if needed == kind:
+        return cli
+    other = _parse(recipe, arguments, needed)
+    other.datamodule = cli.datamodule  # it has read the data
+    return other
+
+
+def common_base(recipe: Recipe) -> type[LightningModule]:
+    """What a task of the user's must derive from: the nearest class that all tasks of the recipe have in common."""
+    first, *others = (import_object(path) for path in (recipe.task, *(c.task for c in recipe.by_data.values())))
+    base: type[LightningModule] = next(cls for cls in first.__mro__ if all(issubclass(task, cls) for task in others))
+    return base
+
+
+def _parse_first(recipe: Recipe, arguments: Arguments) -> tuple[str, RecipeCLI]:
+    """Nobody knows the kind of data yet: the default task, or, if it has no such option, the first that has."""
+    try:
+        return "", _parse(recipe, arguments, "")
+    except UserError:
+        for kind in recipe.by_data:
+            try:
+                return kind, _parse(recipe, arguments, kind)
+            except UserError:
+                continue
+        raise
+
+
+def _parse(recipe: Recipe, arguments: Arguments, kind: str) -> RecipeCLI:
+    """The options, where the default task and parts are those for this kind of data; ``""``: the recipe's."""
+    argv = arguments.argv
+    if kind:
+        end = _end_of_presets(argv, recipe.preset.parent)
+        argv = (*argv[:end], *_exchanged(recipe, kind), *argv[end:])
+    task, data = import_object(recipe.task), import_object(recipe.data)
+    return RecipeCLI(
+        task, data, argv, recipe.parts, recipe.links, arguments.short, needs_subclass_of=common_base(recipe)
+    )
+
+
+def _end_of_presets(argv: Sequence[str], folder: Path) -> int:
+    """Where what the data needs goes: after presets, which are for the default task, and before what the user wrote."""
+    places = [i for i, (name, value) in enumerate(pairwise(argv)) if _is_preset(name, value, folder)]
+    return places[-1] + 2 if places else 0
+
+
+def _is_preset(name: str, value: str, folder: Path) -> bool:
+    return name == "--config" and Path(value).resolve().parent == folder.resolve()
+
+
+def _exchanged(recipe: Recipe, kind: str) -> list[str]:
+    """Options for the task and parts that this kind of data needs; the parser drops arguments that they do not take."""
+    choice = recipe.by_data[kind]
+    others = {name: path for name, path in choice.parts.items() if path != recipe.parts.get(name)}
+    words = ["--model", choice.task] if choice.task != recipe.task else []
+    return words + [word for name, path in others.items() for word in (f"--model.{name}", path)]
+
+
+def _prepare_data(cli: RecipeCLI) -> None:
+    """Read and check the data, and show it, before a folder is made or a device is used."""
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    report = getattr(cli.datamodule, "report", "")
+    if report and getattr(rank_zero_only, "rank", 0) == 0:
+        print(report, flush=True)
