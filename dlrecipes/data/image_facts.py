@@ -62,8 +62,8 @@ def with_image_splits(
         source = split_images(source, seed, (1.0 - val_fraction - rest, val_fraction, rest))
         if len(source.splits[train]) and not len(source.splits[val]):
             raise UserError(
-                f"{source.root}: none of the {len(source.splits[train])} images can be held out to validate on, because "
-                "no class has a second one; add images, or a val split."
+                f"{source.root}: none of the {len(source.splits[train])} images can be held out to validate on, "
+                "because no class has a second one; add images, or a val split."
             )
     left_out = [name for name in source.splits if name not in names]
     notes = [f"the split {name!r} ({len(source.splits[name])} images) is not used" for name in left_out]
