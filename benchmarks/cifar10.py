@@ -12,26 +12,19 @@ figure is reported.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import platform
-import statistics
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
+from recipe_runs import ROOT, print_summary, run_recipe, write_results
 
-ROOT = Path(__file__).resolve().parent.parent
 EFFICIENTNET, MIXER = "recipes/train_efficientnet.py", "recipes/train_mlp_mixer.py"
+METRICS = ("accuracy", "nll")
 FEW = ("--config", "efficientnet_finetune", "--image_size", "96", "--epochs", "10")
 ONLY_TEST = ("--trainer.check_val_every_n_epoch", "1000")  # 10,000 test images take two cores longer than an epoch
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -73,51 +66,6 @@ def write_parquet(npz: Path, folder: Path, train_per_class: int | None) -> Path:
     return folder
 
 
-def run(arm: str, seed: int, data: Path, output: Path, extra: list[str]) -> dict[str, Any]:
-    """Train once; the accuracy is that of the last epoch on the test images."""
-    script, options = ARMS[arm]
-    name = f"{arm}-{seed}"
-    started = time.perf_counter()
-    with (output / f"{name}.log").open("w") as log:
-        code = subprocess.run(
-            [
-                *(sys.executable, script, "--data", str(data), *options, "--seed", str(seed), "--wandb", "off"),
-                *("--data.val_split", "test", "--output", str(output / name), *extra),
-            ],
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-            check=False,
-        ).returncode
-    row: dict[str, Any] = {"arm": arm, "seed": seed, "exit": code, "seconds": time.perf_counter() - started}
-    for metrics in (output / name).glob("*/metrics.csv"):
-        row |= last_accuracy(metrics)
-    print(json.dumps(row), flush=True)
-    return row
-
-
-def last_accuracy(metrics: Path) -> dict[str, Any]:
-    """Of the last validation; where a run only tests, of its test, which then is of the last checkpoint."""
-    with metrics.open() as file:
-        rows = list(csv.DictReader(file))
-    for name in ("val/accuracy", "test/accuracy"):
-        measured = [row for row in rows if row.get(name)]
-        if measured:
-            return {"accuracy": float(measured[-1][name]), "epochs": int(measured[-1]["epoch"] or 0) + 1}
-    return {}
-
-
-def summary(rows: list[dict[str, Any]]) -> None:
-    print(f"{'arm':14} {'runs':>4} {'accuracy, mean (min to max)':>30} {'seconds, median (max)':>24}")
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        done = [row for row in rows if row["arm"] == arm and "accuracy" in row]
-        if done:
-            accuracy, seconds = [100 * row["accuracy"] for row in done], [row["seconds"] for row in done]
-            spread = f"{statistics.mean(accuracy):.2f} ({min(accuracy):.2f} to {max(accuracy):.2f})"
-            print(f"{arm:14} {len(done):4d} {spread:>30} {statistics.median(seconds):15.0f} ({max(seconds):.0f})")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("DLRECIPES_DATA", ROOT.parent / "shared" / "data")) / "cifar10_jpeg.npz"
@@ -132,14 +80,18 @@ def main() -> None:
     suffix = "" if options.train_per_class is None else f"_{options.train_per_class}"
     data = write_parquet(options.npz, options.output / f"data{suffix}", options.train_per_class)
     jobs = [(arm, seed) for seed in options.seeds for arm in options.arms]
+
+    def train(job: tuple[str, int]) -> dict[str, Any]:
+        arm, seed = job
+        script, preset = ARMS[arm]
+        given = ("--data", str(data), *preset, "--data.val_split", "test", *extra)
+        # its test is of the best epoch on these very images, the last validation of the last epoch
+        return run_recipe(arm, seed, script, given, options.output, METRICS, splits=("val", "test"))
+
     with ThreadPoolExecutor(options.parallel) as pool:
-        rows = list(pool.map(lambda job: run(*job, data, options.output, extra), jobs))
-    summary(rows)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} x {platform.processor()}"
-    about = {"device": device, "torch": str(torch.__version__), "parallel": options.parallel, "extra": extra}
-    options.results.mkdir(parents=True, exist_ok=True)
-    stamp = datetime.now(UTC).strftime("%Y-%m-%d_%H%M")
-    (options.results / f"cifar10_{stamp}.json").write_text(json.dumps({"about": about, "runs": rows}, indent=1) + "\n")
+        rows = list(pool.map(train, jobs))
+    print_summary(rows, METRICS)
+    write_results("cifar10", rows, options.results, parallel=options.parallel, extra=extra)
 
 
 if __name__ == "__main__":

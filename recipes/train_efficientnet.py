@@ -46,7 +46,7 @@ EFFICIENTNET = Recipe(
     embedded_preset=CONFIGS / "efficientnet_digits.yaml",
     name="efficientnet",
     description="Image classification, multi-label classification or regression with an EfficientNet.",
-    data_help="folders of classes, CSV, Parquet or torchvision:NAME; the format is found",
+    data_help="folders of classes, CSV, Parquet or torchvision:NAME, found by itself",
     options={
         "--variant": Option("--model.model.variant", "b0 to b7, v2_s, v2_m, v2_l, lite0 to lite4", "NAME"),
         "--pretrained": Option("--model.model.pretrained", "hub, package (lite0 from pip, offline) or false", "P"),

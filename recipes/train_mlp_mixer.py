@@ -43,7 +43,7 @@ MIXER = Recipe(
     embedded_preset=CONFIGS / "mixer_digits.yaml",
     name="mixer",
     description="Image classification, multi-label classification or regression with an MLP-Mixer.",
-    data_help="folders of classes, CSV, Parquet or torchvision:NAME; the format is found",
+    data_help="folders of classes, CSV, Parquet or torchvision:NAME, found by itself",
     options={
         "--variant": Option("--model.model.variant", "small (32-pixel images), s16, s32, b16, b32, l16", "NAME"),
         "--pretrained": Option("--model.model.pretrained", "hub or false", "P"),
