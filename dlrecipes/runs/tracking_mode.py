@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import netrc
 import os
-import socket
-import threading
 from typing import Literal
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+
+from dlrecipes.models.hub import host_answers
 
 __all__ = ["TrackingMode", "choose_mode"]
 
@@ -62,7 +61,7 @@ def choose_mode(requested: TrackingMode) -> tuple[Literal["online", "offline", "
     url = os.environ.get("WANDB_BASE_URL") or settings.base_url
     if not _has_key(url, bool(settings.api_key)):
         return "offline", "no API key: 'wandb login' sets one"
-    if not _answers(url):
+    if not host_answers(url, _CONNECT_SECONDS):
         return "offline", f"{urlsplit(url).hostname} does not answer"
     return "online", "API key and network found"
 
@@ -83,25 +82,3 @@ def _has_key(url: str, in_settings: bool) -> bool:
         if any(host in stored.hosts for host in hosts):
             return True
     return False
-
-
-def _answers(url: str) -> bool:
-    """Whether a TCP connection comes about in time. In a thread, since a name look-up has no time limit of its own."""
-    parts = urlsplit(url)
-    proxy = getproxies().get(parts.scheme)
-    if proxy and parts.hostname and not proxy_bypass(parts.hostname):
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
-    connected = threading.Event()
-
-    def connect() -> None:
-        try:
-            socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
-            connected.set()
-        except OSError:
-            pass
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(_CONNECT_SECONDS)
-    return connected.is_set()

@@ -35,6 +35,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         return create(name, pretrained=False, **args)
 
     monkeypatch.setattr(timm, "create_model", create_model)
+    monkeypatch.setattr("dlrecipes.models.hub.host_answers", lambda url: True)
 
 
 def test_the_head_follows_the_data_and_the_rest_stays() -> None:
@@ -121,6 +122,7 @@ def test_a_download_that_fails_names_the_remedy(monkeypatch: pytest.MonkeyPatch)
         raise FileNotFoundError("An error happened while trying to locate the file on the Hub")
 
     monkeypatch.setattr(timm, "create_model", create_model)
+    monkeypatch.setattr("dlrecipes.models.hub.host_answers", lambda url: True)
     with pytest.raises(UserError, match=r"'test_resnet' could not be downloaded.*pretrained=false.*pretrained=package"):
         TimmClassifier("test_resnet", pretrained=True)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from dlrecipes.errors import UserError
+from dlrecipes.models.hub import weights_source
 
 __all__ = ["Backbone", "resize_mask"]
 
@@ -89,8 +90,9 @@ class Backbone(nn.Module):
                 raise UserError(f"backbone {name!r} is not a timm model: `timm.list_models()` names them") from error
             if not pretrained:
                 raise
+            reason = error if isinstance(error, ConnectionError) else type(error).__name__
             raise UserError(
-                f"the ImageNet weights of {name!r} could not be downloaded ({type(error).__name__}): connect to the "
+                f"the ImageNet weights of {name!r} could not be downloaded ({reason}): connect to the "
                 "network, or set pretrained_backbone=False to start from random weights"
             ) from error
         self._padding: Tensor | None = None
@@ -116,8 +118,9 @@ class Backbone(nn.Module):
         self.strides = [info.reduction()[i] for i in wanted]
         self.channels = [info.channels()[i] for i in wanted]
         indices = [info.out_indices[i] for i in wanted]
+        source: dict[str, Any] = {"pretrained_cfg_overlay": weights_source(name)} if pretrained else {}
         self.body = timm.create_model(
-            name, pretrained=pretrained, features_only=True, **(args | {"out_indices": indices})
+            name, pretrained=pretrained, features_only=True, **source | args | {"out_indices": indices}
         )
 
     def _zero_padding(self, _module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:

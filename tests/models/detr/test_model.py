@@ -194,6 +194,7 @@ def test_weights_that_cannot_be_downloaded_are_one_sentence(
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
+    monkeypatch.setattr("dlrecipes.models.hub.host_answers", lambda url: True)
     with pytest.raises(UserError, match=r"could not be downloaded .OSError.*pretrained_backbone=False"):
         make(backbone=name, pretrained_backbone=True)
 
