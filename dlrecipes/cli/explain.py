@@ -48,10 +48,10 @@ def explain(message: str, argv: Sequence[str], known: Iterable[str], aliases: Ma
         path, reason = match[1], match[2].strip()
         return f"Cannot import {path} ({reason}): give the import path of a class; the current folder is on the path."
     short = {full: flag for flag, full in aliases.items() if len(flag) > 2}
-    if match := _NO_PATH.search(message):
-        return f"{_option(argv, '', match[1], short)} needs the import path of a class, which {match[1]!r} is not."
     if match := _WRONG_CLASS.search(message):
         return f"{_option(argv, '', match[2], short)} needs a subclass of {match[1]}, which {match[2]} is not."
+    if match := _NO_PATH.search(message):
+        return f"{_option(argv, '', match[1], short)} needs the import path of a class, which {match[1]!r} is not."
     if matches := [*_WRONG_VALUE.findall(message), *_NO_UNION_MEMBER.findall(message)]:
         key, expected, value = matches[-1]  # the innermost
         kinds = [kind or choices for kind, choices in _KIND.findall(expected) if kind != "NoneType"]

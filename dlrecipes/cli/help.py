@@ -16,9 +16,10 @@ usage: python {script} [--data PATH] [--config PRESET] [--epochs N] [any dotted 
 
 {description}
 
-  --data PATH           {data_help} (default: embedded data)
-  --config PRESET|FILE  a preset by name or a YAML file; may be given again to layer (default: {default})
-                        presets: {presets}
+  --data PATH           {data_help}
+  --config PRESET|FILE  a preset by name or a YAML file; may be given again to layer
+                        default: {default}
+                        {presets}
   --epochs N            passes over the training images
 {options}  --batch-size N        images a step and device
   --lr X                learning rate
@@ -53,14 +54,19 @@ def short_help(script: str, recipe: Recipe, presets: Sequence[str]) -> str:
     """
     default = recipe.preset.stem
     if recipe.embedded_preset is not None:
-        default += f", without --data {recipe.embedded_preset.stem}"
+        default += f"; without --data: {recipe.embedded_preset.stem}"
     options = [(f"{flag.replace('_', '-')} {option.value}", option.help) for flag, option in recipe.options.items()]
     return _TEXT.format(
         script=script,
         description=textwrap.fill(recipe.description, 120),
-        data_help=recipe.data_help,
+        data_help=_wrapped(f"{recipe.data_help} (default: embedded)"),
         default=default,
-        presets=", ".join(presets),
+        presets=_wrapped(f"presets: {', '.join(presets)}"),
         options="".join(f"  {flag:<21} {text}\n" for flag, text in options),
         examples="".join(f"  {words:<56} {text}".rstrip() + "\n" for words, text in recipe.examples),
     )
+
+
+def _wrapped(text: str) -> str:
+    """The second column, in as many lines as it needs."""
+    return textwrap.fill(text, 96, break_long_words=False).replace("\n", "\n" + 24 * " ")

@@ -54,6 +54,8 @@ def test_dumped_config_makes_the_same_run(user_project: str, tmp_path: Path) -> 
         (["--trainer.max_step", "3"], "There is no option --trainer.max_step. Did you mean --trainer.max_steps?"),
         (["--epochs", "many"], "--epochs must be int, not 'many'."),
         (["--model.model.width", "wide"], "--model.model.width must be int, not 'wide'."),
+        (["--model.criterion", "focal"], "--model.criterion needs the import path of a class, which 'focal' is not."),
+        (["--data.class_path", "images"], "--data.class_path needs the import path of a class"),
         (["--model.criterion", "nowhere.Loss"], "Cannot import nowhere.Loss (No module named 'nowhere')"),
         (["--model", "my_small_project.Tsk"], "Cannot import my_small_project.Tsk"),
         (["--model.model.width", "0"], "width must be positive, got 0"),

@@ -1,6 +1,5 @@
-"""A finished run of the recipe, shared by the tests of this folder."""
+"""Recipes, small data, and finished runs, shared by the tests of this folder."""
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,29 +8,50 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # import-mode=importlib does not
 
-from tiny_runs import ROOT, TINY, Outcome, call, write_coco
+from tiny_images import TINY_EFFICIENTNET, TINY_MIXER, write_photos, write_tables
+from tiny_runs import TINY, Outcome, call, load_recipe, write_coco
 
 
 @pytest.fixture(scope="session")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_detr", ROOT / "recipes" / "train_detr.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe("train_detr")
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(TINY)
-    return path
+def efficientnet() -> ModuleType:
+    return load_recipe("train_efficientnet")
+
+
+@pytest.fixture(scope="session")
+def mixer() -> ModuleType:
+    return load_recipe("train_mlp_mixer")
+
+
+@pytest.fixture(scope="session")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small network for each recipe."""
+    folder = tmp_path_factory.mktemp("config")
+    for name, text in (("detr", TINY), ("efficientnet", TINY_EFFICIENTNET), ("mixer", TINY_MIXER)):
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(configs: Path) -> Path:
+    return configs / "detr.yaml"
 
 
 @pytest.fixture(scope="session")
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_coco(tmp_path_factory.mktemp("data") / "coco", {"train": 8, "val": 5, "test": 4})
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes in folders, and beside the folder the same images in tables: sizes.csv and tags.csv."""
+    folder = write_photos(tmp_path_factory.mktemp("data") / "photos", {"train": 8, "val": 5, "test": 4})
+    write_tables(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +62,23 @@ def trained(
     output = tmp_path_factory.mktemp("runs")
     outcome = call(recipe.main, "--config", tiny, "--data", coco, "--output", output)
     return output / "detr-001", outcome
+
+
+@pytest.fixture(scope="session")
+def classified(
+    efficientnet: ModuleType, configs: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Outcome]:
+    """A finished run of a classifier: its folder, and what was printed."""
+    output = tmp_path_factory.mktemp("runs")
+    argv = ["--config", configs / "efficientnet.yaml", "--data", photos, "--output", output]
+    return output / "efficientnet-001", call(efficientnet.main, *argv)
+
+
+@pytest.fixture(scope="session")
+def regressed(mixer: ModuleType, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """A finished run on a column of numbers, of which nothing but the data says so; with the recipe's own preset."""
+    output = tmp_path_factory.mktemp("runs")
+    network = ["--variant", "small", "--model.model.patch_size", 16, "--model.model.blocks", 1]
+    argv = [*network, "--epochs", 2, "--batch-size", 6, "--data.num_workers", 0, "--wandb", "off"]
+    outcome = call(mixer.main, "--data", photos.with_name("sizes.csv"), *argv, "--lr", 0.01, "--output", output)
+    return output / "mixer-001", outcome

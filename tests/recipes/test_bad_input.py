@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tiny_runs import call
+from tiny_runs import assert_refused, call
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object], split: str = "train") -> None:
@@ -97,10 +97,7 @@ def test_unusable_data(
     data = shutil.copytree(coco, tmp_path / "coco")
     damage(data)
     outcome = call(recipe.main, "--config", tiny, "--data", data, "--output", tmp_path / "runs")
-    assert outcome.code == 2, outcome.out + outcome.err
-    assert outcome.err.startswith("error: ")
-    assert message in outcome.err
-    assert outcome.err.count("\n") == 1
+    assert_refused(outcome, message)
     assert not (tmp_path / "runs").exists()
 
 
@@ -129,7 +126,4 @@ def test_unusable_options(
     words = [word.replace("FILE", str(tmp_path / "file")).replace("FOLDER", str(tmp_path)) for word in argv]
     given = [] if "--output" in argv else ["--output", tmp_path / "runs"]
     outcome = call(recipe.main, "--config", tiny, "--data", coco, *given, *words)
-    assert outcome.code == 2, outcome.out + outcome.err
-    assert outcome.err.startswith("error: ")
-    assert message in outcome.err
-    assert outcome.err.count("\n") == 1
+    assert_refused(outcome, message)

@@ -1,6 +1,5 @@
 """The recipe's real command line, in this process."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -10,17 +9,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny_runs import CATEGORIES, Outcome, call, write_coco
+from tiny_runs import CATEGORIES, Outcome, assert_refused, call, rows, write_coco
 
 from dlrecipes.cli.commands import main as dlrecipes_command
 from dlrecipes.tasks import DetectionTask
 
 Trained = tuple[Path, Outcome]
-
-
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_run_leaves_everything_behind(trained: Trained) -> None:
@@ -194,8 +188,4 @@ def test_predict_numbers_its_folders(trained: Trained, coco: Path, tmp_path: Pat
 )
 def test_predict_refuses_in_one_sentence(words: list[str], message: str, trained: Trained, coco: Path) -> None:
     argv = [word.replace("RUN", str(trained[0])).replace("IMAGES", str(coco / "test")) for word in words]
-    outcome = call(dlrecipes_command, "predict", *argv)
-    assert outcome.code == 2
-    assert outcome.err.startswith("error: ")
-    assert message in outcome.err
-    assert outcome.err.count("\n") == 1
+    assert_refused(call(dlrecipes_command, "predict", *argv), message)

@@ -105,9 +105,9 @@ def test_two_ranks_measure_what_one_process_measures(
     """The last checkpoint of the two ranks, evaluated by one process, gives the logged numbers."""
     from lightning.pytorch import Trainer
 
-    from dlrecipes.trainer import quiet_lightning
     from dlrecipes.data import DetectionData
     from dlrecipes.tasks import DetectionTask
+    from dlrecipes.trainer import quiet_lightning
 
     quiet_lightning()
     folder, _ = finished

@@ -1,11 +1,14 @@
 """Small data, a small model, and a recipe's command line called in this process."""
 
 import contextlib
+import csv
+import importlib.util
 import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -56,6 +59,30 @@ def call(main: Callable[[Sequence[str]], int], *argv: object) -> Outcome:
         except SystemExit as stop:
             code = int(stop.code or 0)
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def load_recipe(name: str) -> ModuleType:
+    """A recipe's script as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def assert_refused(outcome: Outcome, message: str) -> None:
+    """One sentence with ``message`` in it, and exit code 2."""
+    assert outcome.code == 2, outcome.out + outcome.err
+    assert outcome.err.startswith("error: ")
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """``metrics.csv`` of a run."""
+    with (run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 def write_coco(folder: Path, images: dict[str, int], empty: int = 0) -> Path:
