@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from dlrecipes.runs.folder import RunFolder
+from dlrecipes.runs.fonts import font_for
 from dlrecipes.runs.metric_names import DETECTION_HEADLINE, format_value, panel_of, with_split
 from dlrecipes.runs.metrics_csv import read_metrics
 
@@ -165,10 +168,17 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as PNG, replacing an older file in one go."""
+    """Write a figure as PNG, replacing an older file in one go. Texts are what they say: no ``$`` begins a formula."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.tmp")
-    figure.savefig(temporary, format="png")
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        other = font_for(text.get_text())
+        if other is not None:
+            text.set_fontfamily([*text.get_fontfamily(), other.name])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # no font has it: a box is drawn
+        figure.savefig(temporary, format="png")
     os.replace(temporary, target)
 
 

@@ -13,6 +13,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from dlrecipes.runs.fonts import DEFAULT_FONT, font_for
+
 __all__ = ["DetectionPicture", "class_color", "draw_boxes", "draw_image_tile", "draw_tile", "save_grid", "to_uint8"]
 
 TRUE_COLOR = (0, 200, 83)
@@ -80,7 +82,6 @@ def draw_boxes(
         width: of the lines, in pixels.
     """
     draw = ImageDraw.Draw(image)
-    font = _font(_LABEL_SIZE)
     corners = boxes.tolist()
     for (x1, y1, x2, y2), color in zip(corners, colors, strict=True):
         if x2 > x1 and y2 > y1:
@@ -90,6 +91,7 @@ def draw_boxes(
     # labels last, so that no line of a neighbouring box crosses them
     for (x1, y1, _, _), text, color in zip(corners, texts, colors, strict=True):
         if text:
+            font = _font(_LABEL_SIZE, text)
             left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
             w, h = right - left + 6, bottom - top + 4
             x = min(max(x1, 0), image.width - w)
@@ -164,8 +166,8 @@ def _under_lines(pixels: Image.Image, lines: Sequence[str], side: int) -> Image.
     tile = Image.new("RGB", (side, pixels.height + top), _BACKGROUND)
     tile.paste(pixels, ((side - pixels.width) // 2, top))
     draw = ImageDraw.Draw(tile)
-    font = _font(_CAPTION_SIZE)
     for row, text in enumerate(lines):
+        font = _font(_CAPTION_SIZE, text)
         draw.text((2, 2 + row * line), _cut(draw, font, text, side - 4), font=font, fill=_TEXT)
     return tile
 
@@ -211,7 +213,12 @@ def save_grid(tiles: Sequence[Image.Image], columns: int, path: str | os.PathLik
     os.replace(temporary, target)
 
 
+def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
+    """A font that has the letters of a text, if there is one."""
+    other = font_for(text)
+    return _load_font(DEFAULT_FONT if other is None else other.fname, size)
+
+
 @lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib ships: the same letters on every machine."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+def _load_font(file: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, size)

@@ -52,7 +52,7 @@ def draw_confusion(
     axes.set_yticks(range(len(rows)), [shorten(name) for name in rows], fontsize=size)
     axes.set_xlabel(xlabel, fontsize=large - 2)
     axes.set_ylabel(ylabel, fontsize=large - 2)
-    axes.set_title(title, fontsize=large)
+    figure.suptitle(title, fontsize=large)
     if most <= 40:
         for i, row in enumerate(matrix.tolist()):
             for j, count in enumerate(row):
