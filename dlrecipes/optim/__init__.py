@@ -12,6 +12,7 @@ from dlrecipes.optim.schedules import (
     step,
     step_at_two_thirds,
     warm_up,
+    warmup_length,
 )
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "step",
     "step_at_two_thirds",
     "warm_up",
+    "warmup_length",
 ]

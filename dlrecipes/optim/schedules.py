@@ -23,6 +23,7 @@ __all__ = [
     "step",
     "step_at_two_thirds",
     "warm_up",
+    "warmup_length",
 ]
 
 
@@ -99,6 +100,16 @@ def warm_up(step: int, warmup_steps: int) -> float:
     return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
 
 
+def warmup_length(warmup_steps: int, total_steps: float) -> int:
+    """The steps of warm-up that a run has: a short one would otherwise end before its rate has been reached.
+
+    Example:
+        >>> warmup_length(200, 10_000), warmup_length(200, 120)
+        (200, 40)
+    """
+    return int(min(warmup_steps, total_steps // 3))
+
+
 def schedule_factor(
     schedule: str,
     args: Mapping[str, Any] | None = None,
@@ -113,7 +124,7 @@ def schedule_factor(
         schedule: name of a schedule in this module, or import path of one.
         args: further arguments of it.
         min_factor: m, which the schedule s ends with instead of 0: m + (1 − m) · s.
-        warmup_steps: of linear warm-up; the schedule begins after them.
+        warmup_steps: of linear warm-up, at most a third of all steps; the schedule begins after them.
         total_steps: asked after the first step, never before it: Lightning would make the training loader when the
             optimizer is made, and then not give it the position of a checkpoint that is restored later, so that a
             resumed epoch would begin anew.
@@ -135,8 +146,9 @@ def schedule_factor(
 
     def factor(step: int) -> float:
         total = max(1, int(min(total_steps(), 2**62))) if step else 1  # a run without an end has infinitely many
-        done = (step - warmup_steps) / max(1, total - warmup_steps) if step else 0.0
+        warm = warmup_length(warmup_steps, total) if step else warmup_steps
+        done = (step - warm) / max(1, total - warm) if step else 0.0
         height = float(shape(min(1.0, max(0.0, done)), **given))
-        return warm_up(step, warmup_steps) * (min_factor + (1.0 - min_factor) * height)
+        return warm_up(step, warm) * (min_factor + (1.0 - min_factor) * height)
 
     return factor

@@ -21,7 +21,7 @@ from dlrecipes.checkpoint_io import load_checkpoint_file
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import CheckpointError, UserError
 from dlrecipes.models.initialise import initialise
-from dlrecipes.optim import default_lr, make_optimizer, parameter_groups, schedule_factor
+from dlrecipes.optim import default_lr, make_optimizer, parameter_groups, schedule_factor, warmup_length
 from dlrecipes.parts import build_part, part_spec
 from dlrecipes.tasks.compiling import COMPILE_MODES, CompiledNetwork, compile_for_training
 
@@ -60,7 +60,7 @@ class BaseTask(L.LightningModule):
         schedule: name of a function in ``dlrecipes.optim`` or import path of one: training done (0..1) → factor.
         schedule_args: further arguments of it.
         min_lr_factor: share m of the learning rate that the schedule s ends with instead of 0: m + (1 − m) · s.
-        warmup_steps: steps of linear warm-up.
+        warmup_steps: steps of linear warm-up; at most a third of all steps.
         channels_last: memory format of the network and its images; faster for convolutions.
         compile_mode: ``"auto"``: compile the network for training on CUDA if its class has ``compile_pays`` and there
             are steps enough; ``"never"``; or a mode of ``torch.compile``: ``"default"``,
@@ -183,6 +183,11 @@ class BaseTask(L.LightningModule):
             self.model, self.compile_mode, self.device, steps, self.trainer.accumulate_grad_batches
         )
         self.compiled = self._compiled_network is not None
+        warm = warmup_length(self.warmup_steps, self.trainer.estimated_stepping_batches)
+        if warm < self.warmup_steps:
+            rank_zero_info(
+                f"The learning rate rises for {warm} steps, a third of this short run, not for warmup_steps."
+            )
         if self.compiled:
             rank_zero_info(f"Compiling {type(self.model).__name__}: the first step takes up to a minute or two.")
 

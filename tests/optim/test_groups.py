@@ -13,6 +13,7 @@ from dlrecipes.optim import (
     linear,
     one_cycle,
     parameter_groups,
+    schedule_factor,
     step,
     step_at_two_thirds,
     warm_up,
@@ -109,3 +110,11 @@ def test_arguments_of_schedules() -> None:
     with pytest.raises(ValueError, match="peak=1"):
         one_cycle(0.5, peak=1)
     assert [warm_up(s, 0) for s in (0, 5)] == [1.0, 1.0]
+
+
+def test_a_short_run_reaches_its_rate() -> None:
+    factor = schedule_factor("cosine", warmup_steps=200, total_steps=lambda: 30)
+    factors = [factor(step) for step in range(30)]
+    assert factors[9] == factors[10] == 1.0 == max(factors)
+    assert factors[-1] < 0.02
+    assert factors[:10] == sorted(factors[:10])

@@ -44,6 +44,13 @@ def test_schedule_with_arguments_and_a_floor(tmp_path: Path) -> None:
     assert rates.seen == pytest.approx([0.5] + 6 * [1.0] + 3 * [0.55])
 
 
+def test_a_warm_up_is_cut_to_a_third_and_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rates = Rates()
+    fit(make_task(lr=1.0, schedule="constant", warmup_steps=50), tmp_path, ToyData(train=36, batch_size=3), rates)
+    assert rates.seen[1:] == pytest.approx([0.5, 0.75] + 9 * [1.0])
+    assert "rises for 4 steps, a third of the run, not 50." in caplog.text
+
+
 def test_no_rate_means_the_optimizers_usual_one(tmp_path: Path) -> None:
     trainer = fit(make_task(optimizer="sgd", lr=None, schedule="constant"), tmp_path, ToyData())
     assert {g["lr"] for g in trainer.optimizers[0].param_groups} == {0.1}
