@@ -185,9 +185,7 @@ class BaseTask(L.LightningModule):
         self.compiled = self._compiled_network is not None
         warm = warmup_length(self.warmup_steps, self.trainer.estimated_stepping_batches)
         if warm < self.warmup_steps:
-            rank_zero_info(
-                f"The learning rate rises for {warm} steps, a third of this short run, not for warmup_steps."
-            )
+            rank_zero_info(f"The learning rate rises for {warm} steps, a third of the run, not {self.warmup_steps}.")
         if self.compiled:
             rank_zero_info(f"Compiling {type(self.model).__name__}: the first step takes up to a minute or two.")
 
