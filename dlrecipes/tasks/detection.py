@@ -198,7 +198,7 @@ class DetectionTask(BaseTask):
         outputs = self(batch["images"], batch["mask"])
         losses = self.criterion(outputs, training_targets)
         loss = losses if isinstance(losses, Tensor) else self.weigh(losses)
-        mean_loss.update(loss, len(training_targets))
+        mean_loss.update(loss.expand(len(training_targets)))  # as in ImageTask: MeanMetric would drop a weight here
         predictions = [
             Prediction(scores=p["scores"].cpu(), labels=p["labels"].cpu(), boxes=p["boxes"].cpu())
             for p in self._predictions(outputs, batch)

@@ -184,7 +184,7 @@ class ImageTask(BaseTask):
 
     def _evaluate(self, batch: ImageBatch, mean_loss: MeanMetric, metrics: MetricCollection) -> ImageOutput:
         outputs, loss = self.step(batch)
-        mean_loss.update(loss, len(outputs))
+        mean_loss.update(loss.expand(len(outputs)))  # each image counts: MeanMetric without its NaN check drops weights
         found = self.predictions(outputs)
         metrics.update(found, self.targets_for_metrics(batch["targets"]))
         return {"loss": loss, "outputs": found}

@@ -45,9 +45,11 @@ def make_task(kind: str):  # type: ignore[no-untyped-def]
 
 
 def evaluate(task, folder: Path, kind: str, devices: int) -> None:  # type: ignore[no-untyped-def]
-    """17 images in batches of 2: 9 and 8 images, 5 and 4 batches on two ranks."""
+    """17 images: in batches of 2, 9 and 8 images, 5 and 4 batches, on two ranks; at once in one process."""
     trainer = make_trainer(folder, ExactEvaluation(), devices=devices, strategy="ddp" if devices > 1 else "auto")
-    (metrics,) = trainer.test(task, datamodule=ToyData(kind, val=17, batch_size=2), verbose=False)
+    (metrics,) = trainer.test(
+        task, datamodule=ToyData(kind, val=17, batch_size=2 if devices > 1 else 17), verbose=False
+    )
     (folder / f"{kind}_{devices}_{trainer.global_rank}.json").write_text(json.dumps(metrics))
 
 
