@@ -11,8 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 
 from dlrecipes.cli.arguments import Arguments
-from dlrecipes.cli.parser import RecipeCLI
-from dlrecipes.errors import UserError
+from dlrecipes.cli.parser import OptionError, RecipeCLI
 from dlrecipes.parts import import_object
 
 if TYPE_CHECKING:
@@ -53,11 +52,11 @@ def _parse_first(recipe: Recipe, arguments: Arguments) -> tuple[str, RecipeCLI]:
     """Nobody knows the kind of data yet: the default task, or, if it has no such option, the first that has."""
     try:
         return "", _parse(recipe, arguments, "")
-    except UserError:
+    except OptionError:
         for kind in recipe.by_data:
             try:
                 return kind, _parse(recipe, arguments, kind)
-            except UserError:
+            except OptionError:
                 continue
         raise
 

@@ -15,7 +15,7 @@ from dlrecipes.cli.arguments import ALIASES, OWN_FLAGS
 from dlrecipes.cli.explain import explain
 from dlrecipes.errors import DLRecipesError, UserError
 
-__all__ = ["RecipeCLI"]
+__all__ = ["OptionError", "RecipeCLI"]
 
 _TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,  # the audit has read every file already
@@ -23,6 +23,10 @@ _TRAINER_DEFAULTS = {
     "enable_model_summary": False,  # the summary before training says it
     "log_every_n_steps": 10,
 }
+
+
+class OptionError(UserError):
+    """An option that does not exist with the chosen classes, or does not take its value."""
 
 
 class RecipeCLI(LightningCLI):
@@ -46,7 +50,8 @@ class RecipeCLI(LightningCLI):
         model, datamodule: the instances.
 
     Raises:
-        UserError: an option that does not exist or cannot take its value.
+        OptionError: an option that does not exist or cannot take its value.
+        UserError: a value that a class refuses.
     """
 
     def __init__(
@@ -128,7 +133,7 @@ class RecipeCLI(LightningCLI):
         try:
             self.config = parser.parse_args(self._argv)
         except ArgumentError as error:
-            raise UserError(explain(str(error), self._argv, self._known_flags(parser), self._aliases)) from error
+            raise OptionError(explain(str(error), self._argv, self._known_flags(parser), self._aliases)) from error
         if not 0 <= self.config["seed_everything"] < 2**32:  # what NumPy takes
             raise UserError(f"--seed must be from 0 to {2**32 - 1}, got {self.config['seed_everything']}.")
 

@@ -4,7 +4,6 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -32,6 +31,13 @@ class PowerCut(L.Callback):
             raise RuntimeError("power cut")
 """
 
+DETR = ("recipe", "detr", "coco", ["--model.model.dropout", "0.2"])
+# a network with batch norm and dropout, samples changed and mixed at random
+EFFICIENTNET = (
+    *("efficientnet", "efficientnet", "photos"),
+    ["--model.model.drop_rate", "0.2", "--augment", "strong", "--mix", "both"],
+)
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -42,24 +48,40 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop(NAME, None)
 
 
-@pytest.mark.parametrize("task", ["dlrecipes.tasks.DetectionTask", f"{NAME}.Eager"])
+@pytest.mark.parametrize(
+    ("case", "task"),
+    [
+        (DETR, "dlrecipes.tasks.DetectionTask"),
+        (DETR, f"{NAME}.Eager"),
+        (EFFICIENTNET, "dlrecipes.tasks.ClassificationTask"),
+    ],
+    ids=["detr", "detr, loaders made early", "efficientnet"],
+)
 def test_cut_off_within_an_epoch(
-    task: str, project: Path, recipe: ModuleType, tiny: Path, coco: Path, monkeypatch: pytest.MonkeyPatch
+    case: tuple[str, str, str, list[str]],
+    task: str,
+    project: Path,
+    configs: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = ["--config", tiny, "--config", project / "cut.yaml", "--data", coco, "--output", project / "runs"]
-    options += ["--model", task, "--ema", "0.9", "--model.model.dropout", "0.2", "--checkpoint-every-n-steps", "5"]
-    assert call(recipe.main, *options).code == 0
+    script, name, data, random = case
+    main = request.getfixturevalue(script).main
+    options = ["--config", configs / f"{name}.yaml", "--config", project / "cut.yaml", "--output", project / "runs"]
+    options += ["--data", request.getfixturevalue(data), "--model", task, *random]
+    options += ["--ema", "0.9", "--checkpoint-every-n-steps", "5"]
+    assert call(main, *options).code == 0
     monkeypatch.setenv("POWER_CUT", "7")  # of 8 steps; the last checkpoint is that of step 5, the first of epoch 2
     with pytest.raises(RuntimeError, match="power cut"):
-        call(recipe.main, *options)
+        call(main, *options)
     monkeypatch.delenv("POWER_CUT")
-    cut = project / "runs" / "detr-002"
+    cut = project / "runs" / f"{name}-002"
     assert torch.load(cut / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
-    outcome = call(recipe.main, "--resume", cut)
+    outcome = call(main, "--resume", cut)
     assert outcome.code == 0, outcome.err
     alone, resumed = (
-        torch.load(project / "runs" / name / "checkpoints" / "last.ckpt", weights_only=True)
-        for name in ("detr-001", "detr-002")
+        torch.load(project / "runs" / f"{name}-{number}" / "checkpoints" / "last.ckpt", weights_only=True)
+        for number in ("001", "002")
     )
     assert alone["global_step"] == resumed["global_step"] == 8
     for key in ("state_dict", "current_model_state"):  # the average, and the weights that are trained

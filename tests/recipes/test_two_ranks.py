@@ -1,4 +1,4 @@
-"""``--devices 2`` on a CPU: the real script, Lightning's launcher and gloo, in a process of its own."""
+"""``--devices 2`` on a CPU: the real scripts, Lightning's launcher and gloo, in a process of its own."""
 
 import csv
 import json
@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tiny_images import CLASSES, TINY_MIXER, write_photos
 from tiny_runs import ROOT, TINY, write_coco
 
 NAME = "spying_project"
@@ -28,7 +31,8 @@ class Spy(Callback):
         self.empty = 0
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.empty += sum(len(target["labels"]) for target in batch["targets"]) == 0
+        if isinstance(batch["targets"], list):
+            self.empty += sum(len(target["labels"]) for target in batch["targets"]) == 0
 
     def on_validation_epoch_start(self, trainer, pl_module):
         self.images = []
@@ -45,78 +49,126 @@ class Spy(Callback):
 """
 
 
-def start(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+@dataclass
+class Finished:
+    """What a run on two ranks left: its folder, what was printed, and by each rank what the spy saw."""
+
+    run: Path
+    data: Path
+    process: subprocess.CompletedProcess[str]
+
+    @property
+    def ranks(self) -> list[dict[str, Any]]:
+        folder = self.run.parents[1]
+        return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def start(script: str, config: str, data: Path, *options: str) -> Finished:
+    """Run a recipe in the folder of its data."""
+    folder = data.parent
+    (folder / f"{NAME}.py").write_text(textwrap.dedent(CODE))
+    (folder / "tiny.yaml").write_text(config)
+    (folder / "spy.yaml").write_text(f"trainer: {{callbacks: [{{class_path: {NAME}.Spy}}]}}\n")
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(ROOT / "recipes" / "train_detr.py"), *argv]
-    return subprocess.run(
+    command = [sys.executable, ROOT / "recipes" / f"{script}.py", "--config", "tiny.yaml", "--config", "spy.yaml"]
+    command += ["--data", data.name, "--devices", "2", "--epochs", "2", *options]
+    process = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
+    (run,) = (folder / "runs").iterdir()
+    return Finished(run, data, process)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def detected(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Two ranks, five validation images, and training images of which all but one hold no object."""
-    folder = tmp_path_factory.mktemp("two_ranks")
-    write_coco(folder / "coco", {"train": 6, "val": 5, "test": 3}, empty=5)
-    (folder / f"{NAME}.py").write_text(textwrap.dedent(CODE))
-    (folder / "tiny.yaml").write_text(TINY)
-    (folder / "spy.yaml").write_text(f"trainer: {{callbacks: [{{class_path: {NAME}.Spy}}]}}\nwandb: offline\n")
-    argv = ["--config", "tiny.yaml", "--config", "spy.yaml", "--data", "coco", "--devices", "2", "--batch-size", "1"]
-    return folder, start(folder, *argv)
+    data = write_coco(tmp_path_factory.mktemp("detr") / "coco", {"train": 6, "val": 5, "test": 3}, empty=5)
+    return start("train_detr", TINY, data, "--batch-size", "1", "--wandb", "offline")
 
 
-def test_run_ends_well_and_speaks_with_one_voice(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    _, process = finished
+@pytest.fixture(scope="module")
+def classified_by_two(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Two ranks and fifteen validation images, in batches of four: one rank has more of them, and smaller batches."""
+    data = write_photos(tmp_path_factory.mktemp("mixer") / "photos", {"train": 8, "val": 5, "test": 3})
+    return start("train_mlp_mixer", TINY_MIXER, data, "--batch-size", "4")
+
+
+@pytest.fixture(scope="module", params=["detected", "classified_by_two"])
+def finished(request: pytest.FixtureRequest) -> Finished:
+    run: Finished = request.getfixturevalue(request.param)
+    return run
+
+
+def test_run_ends_well_and_speaks_with_one_voice(finished: Finished) -> None:
+    process = finished.process
     assert process.returncode == 0, process.stderr
     assert "2 x cpu" in process.stdout
-    assert "2 device(s) x 1 images x 1 accumulated = 2 images a step" in process.stdout
-    for once in ("epoch 1/2", "epoch 2/2", "best val/map", "No data was given", "parameters"):
-        assert process.stdout.count(once) == (0 if once == "No data was given" else 1), once
+    for once in ("epoch 1/2", "epoch 2/2", "best val/", "parameters", "No problems found", "images a step"):
+        assert process.stdout.count(once) == 1, once
+    assert "No data was given" not in process.stdout
     assert process.stderr == ""
 
 
-def test_one_run_folder_and_one_tracked_run(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    folder, _ = finished
-    assert [path.name for path in (folder / "runs").iterdir()] == ["detr-001"]
-    run = folder / "runs" / "detr-001"
-    assert len(list((run / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
-    assert len(json.loads((run / "run.json").read_text())["starts"]) == 1
+def test_images_of_a_step_are_those_of_both(detected: Finished, classified_by_two: Finished) -> None:
+    assert "2 device(s) x 1 images x 1 accumulated = 2 images a step" in detected.process.stdout
+    assert "2 device(s) x 4 images x 1 accumulated = 8 images a step" in classified_by_two.process.stdout
 
 
-def test_equal_weights_though_a_rank_had_nothing_to_find(
-    finished: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
-    folder, _ = finished
-    ranks = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
-    assert ranks[0]["weights"] == ranks[1]["weights"]
-    assert ranks[0]["empty"] + ranks[1]["empty"] == 10  # of 12 batches in two epochs
+def test_one_run_folder(finished: Finished) -> None:
+    assert finished.run.name in ("detr-001", "mixer-001")
+    assert len(json.loads((finished.run / "run.json").read_text())["starts"]) == 1
 
 
-def test_every_image_is_evaluated_once(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    folder, _ = finished
-    images = [json.loads((folder / f"rank-{rank}.json").read_text())["images"] for rank in (0, 1)]
-    assert sorted(images[0] + images[1]) == [f"val_{i}.png" for i in range(5)]
+def test_one_tracked_run(detected: Finished) -> None:
+    assert len(list((detected.run / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
 
 
+def test_equal_weights(finished: Finished) -> None:
+    """In detection, though a rank had nothing to find in ten of twelve batches."""
+    first, second = finished.ranks
+    assert first["weights"] == second["weights"]
+    assert first["empty"] + second["empty"] == (10 if finished.run.name == "detr-001" else 0)
+
+
+def test_every_image_is_evaluated_once(finished: Finished) -> None:
+    first, second = finished.ranks
+    assert abs(len(first["images"]) - len(second["images"])) <= 1
+    expected = sorted(path.name for path in (finished.data / "val").rglob("*.png"))
+    assert sorted(first["images"] + second["images"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics"),
+    [
+        ("detected", ("map", "map_50", "mar_100", "map_class/disc")),
+        ("classified_by_two", ("loss", "accuracy", "f1", "auprc", "ece", "nll", f"recall_class/{CLASSES[2]}")),
+    ],
+)
 def test_two_ranks_measure_what_one_process_measures(
-    finished: tuple[Path, subprocess.CompletedProcess[str]],
+    name: str, metrics: tuple[str, ...], request: pytest.FixtureRequest
 ) -> None:
     """The last checkpoint of the two ranks, evaluated by one process, gives the logged numbers."""
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import LightningDataModule, Trainer
 
-    from dlrecipes.data import DetectionData
-    from dlrecipes.tasks import DetectionTask
+    from dlrecipes.data import ClassificationData, DetectionData
+    from dlrecipes.tasks import ClassificationTask, DetectionTask
     from dlrecipes.trainer import quiet_lightning
 
     quiet_lightning()
-    folder, _ = finished
-    run = folder / "runs" / "detr-001"
-    task = DetectionTask.load_from_checkpoint(run / "checkpoints" / "last.ckpt")
-    data = DetectionData(str(folder / "coco"), batch_size=5, num_workers=0, image_size=64)
+    finished: Finished = request.getfixturevalue(name)
+    task: ClassificationTask | DetectionTask
+    data: LightningDataModule
+    checkpoint = finished.run / "checkpoints" / "last.ckpt"
+    if name == "detected":
+        task = DetectionTask.load_from_checkpoint(checkpoint)
+        data = DetectionData(str(finished.data), batch_size=5, num_workers=0, image_size=64)
+    else:
+        task = ClassificationTask.load_from_checkpoint(checkpoint)
+        data = ClassificationData(str(finished.data), batch_size=5, num_workers=0)
     trainer = Trainer(logger=False, enable_progress_bar=False, use_distributed_sampler=False, accelerator="cpu")
     (measured,) = trainer.validate(task, datamodule=data, verbose=False)
-    with (run / "metrics.csv").open() as file:
-        logged = [row for row in csv.DictReader(file) if row["val/map"]][-1]
-    for name in ("val/map", "val/map_50", "val/mar_100", "val/map_class/disc"):
-        assert measured[name] == pytest.approx(float(logged[name]), abs=1e-6), name
+    with (finished.run / "metrics.csv").open() as file:
+        logged = [row for row in csv.DictReader(file) if row["val/loss"]][-1]
+    for metric in metrics:
+        assert measured[f"val/{metric}"] == pytest.approx(float(logged[f"val/{metric}"]), abs=1e-6), metric
