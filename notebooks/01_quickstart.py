@@ -33,21 +33,15 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
-from dlrecipes.callbacks import ExactResume, GracefulStop, NonFiniteStop
-from dlrecipes.checkpoint_io import SafeCheckpointIO
-from dlrecipes.trainer import quiet_lightning
 from dlrecipes.data import DetectionData, export_coco, predict_loader
 from dlrecipes.models import DETR
 from dlrecipes.models.detr import SetCriterion
 from dlrecipes.runs import (
-    CurvesPicture,
     DetectionPicture,
     EpochLines,
-    MetricsCSV,
     RunFolder,
     class_color,
     draw_tile,
@@ -55,8 +49,8 @@ from dlrecipes.runs import (
 )
 from dlrecipes.runs.detection_pictures import picture_of
 from dlrecipes.tasks import DetectionTask
+from dlrecipes.trainer import make_trainer
 
-quiet_lightning()  # drops Lightning's tips; warnings that one can act on stay
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # for the shell cell,
 os.environ.pop("FORCE_COLOR", None)  # whose output is no terminal, though Jupyter says so
 work = Path("quickstart")  # all that this notebook writes
@@ -139,36 +133,23 @@ task = DetectionTask(
 )
 
 # %% [markdown]
-# The rest is Lightning's `Trainer`, with callbacks for what it lacks: a stop at the first NaN that names the step and
-# the images, a checkpoint when the run is interrupted (by the notebook's stop button, too), and randomness that a
-# resumed run repeats exactly.
+# `make_trainer` gives Lightning's `Trainer` what a run needs: a numbered folder, the checkpoint that was best by mAP, a
+# stop at the first NaN that names the step and the images, a checkpoint when the run is interrupted (by the notebook's
+# stop button, too), and randomness that a resumed run repeats exactly. Everything else of Lightning's goes into
+# `trainer_args`.
 
 # %%
-run = RunFolder.create(work / "runs", "python")
-
-trainer = L.Trainer(
+trainer = make_trainer(
+    task,
     max_epochs=6,
-    check_val_every_n_epoch=3,
-    log_every_n_steps=4,
-    gradient_clip_val=1.0,
-    logger=MetricsCSV(run.metrics),
-    callbacks=[
-        EpochLines(),
-        CurvesPicture(run),
-        NonFiniteStop(),
-        ExactResume(seed=0),
-        GracefulStop(run.last_checkpoint),
-        ModelCheckpoint(run.checkpoints, "best", monitor="val/map", mode="max"),
-    ],
-    plugins=[SafeCheckpointIO()],  # files that are whole or not there, and never run code when they are read
-    use_distributed_sampler=False,  # the data shares itself out
-    num_sanity_val_steps=0,
-    enable_progress_bar=False,
-    enable_model_summary=False,
+    output=work / "runs",
+    name="python",
+    trainer_args={"check_val_every_n_epoch": 3, "log_every_n_steps": 4, "gradient_clip_val": 1.0},
 )
 trainer.fit(task, datamodule=data)
 
 # %%
+run = RunFolder(Path(trainer.default_root_dir))
 Image.open(run.curves)
 
 # %% [markdown]
@@ -190,7 +171,7 @@ for name in ("test/map", "test/map_50", "test/mar_100"):
 
 # %% language="bash"
 # python ../recipes/train_detr.py --data quickstart/my_images --epochs 2 --output quickstart/runs --wandb off \
-#     --data.image_size 96 --data.transform none
+#     --data.image_size 96 --data.transform none --model.warmup_steps 8
 
 # %% [markdown]
 # ## 6. Predict
@@ -243,7 +224,7 @@ class CountingCriterion(SetCriterion):
         return super().forward(outputs, targets) | {"loss_count": F.l1_loss(scores.sum(1), counts)}
 
 
-own = DetectionTask(DETR(**settings), CountingCriterion(count_weight=0.2), lr=2e-3, warmup_steps=20)
+own = DetectionTask(DETR(**settings), CountingCriterion(count_weight=0.2), lr=1e-3)
 trainer = L.Trainer(
     max_epochs=1,
     logger=False,
@@ -274,5 +255,6 @@ print(type(again.criterion).__name__, again.criterion.count_weight)
 #     --model.criterion my_project.CountingCriterion --model.criterion.count_weight 0.2
 # ```
 #
-# Where to go on: [`recipes/README.md`](../recipes/README.md) has the other commands (several GPUs, resuming, presets, a
+# Where to go on: [`02_your_own_loss_and_task.ipynb`](02_your_own_loss_and_task.ipynb) does that step by step, for a
+# classifier, and [`recipes/README.md`](../recipes/README.md) has the other commands (several GPUs, resuming, presets, a
 # model or data of your own).
