@@ -36,6 +36,7 @@ __all__ = [
 _WARNINGS = (
     r"The '\w+' does not have many workers",  # the datamodule chooses
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # small data is allowed
+    r"is called with Trainer configured with multiple `ModelCheckpoint`",  # the first of them is that of the best
     r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6.6 with torch 2.14
     r"You're using the WeightAveraging callback with a model that overrides",  # ours makes no layers there

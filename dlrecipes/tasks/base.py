@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -184,10 +183,14 @@ class BaseTask(L.LightningModule):
         )
         self.compiled = self._compiled_network is not None
         warm = warmup_length(self.warmup_steps, self.trainer.estimated_stepping_batches)
-        if warm < self.warmup_steps:
-            rank_zero_info(f"The learning rate rises for {warm} steps, a third of the run, not {self.warmup_steps}.")
+        if 0 < warm < self.warmup_steps:
+            self._say(f"The learning rate rises for {warm} steps, a third of the run, not {self.warmup_steps}.")
         if self.compiled:
-            rank_zero_info(f"Compiling {type(self.model).__name__}: the first step takes up to a minute or two.")
+            self._say(f"Compiling {type(self.model).__name__}: the first step takes up to a minute or two.")
+
+    def _say(self, sentence: str) -> None:
+        if self.trainer.is_global_zero:
+            print(sentence, flush=True)
 
     def on_train_end(self) -> None:
         """Let go of the compiled network."""

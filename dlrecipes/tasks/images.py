@@ -124,10 +124,11 @@ class ImageTask(BaseTask):
         self._check_outputs(outputs, batch["images"])
         targets = self.targets_for_loss(batch["targets"])
         loss = self._call_loss(self.outputs_for_loss(outputs), targets, batch.get("weights"))
-        if loss.dim():
+        if not isinstance(loss, Tensor) or loss.dim():
+            found = f"a loss of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise UserError(
-                f"{type(self.loss).__name__} gives a loss of shape {tuple(loss.shape)} instead of one number: "
-                f"set its reduction to 'mean'"
+                f"{type(self.loss).__name__} gives {found} instead of one number: return a scalar tensor, for which "
+                f"the losses here have reduction='mean'"
             )
         return outputs, loss
 

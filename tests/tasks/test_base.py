@@ -44,11 +44,11 @@ def test_schedule_with_arguments_and_a_floor(tmp_path: Path) -> None:
     assert rates.seen == pytest.approx([0.5] + 6 * [1.0] + 3 * [0.55])
 
 
-def test_a_warm_up_is_cut_to_a_third_and_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warm_up_is_cut_to_a_third_and_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rates = Rates()
     fit(make_task(lr=1.0, schedule="constant", warmup_steps=50), tmp_path, ToyData(train=36, batch_size=3), rates)
     assert rates.seen[1:] == pytest.approx([0.5, 0.75] + 9 * [1.0])
-    assert "rises for 4 steps, a third of the run, not 50." in caplog.text
+    assert "rises for 4 steps, a third of the run, not 50." in capsys.readouterr().out
 
 
 def test_no_rate_means_the_optimizers_usual_one(tmp_path: Path) -> None:
