@@ -127,8 +127,8 @@ class ImageTask(BaseTask):
         if not isinstance(loss, Tensor) or loss.dim():
             found = f"a loss of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise UserError(
-                f"{type(self.loss).__name__} gives {found} instead of one number: return a scalar tensor, for which "
-                f"the losses here have reduction='mean'"
+                f"{type(self.loss).__name__} gives {found} instead of one number: return their mean, or set "
+                f"its reduction to 'mean'"
             )
         return outputs, loss
 

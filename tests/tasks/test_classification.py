@@ -202,3 +202,15 @@ def test_a_users_loss_and_task_train_save_and_reload(project: ModuleType, tmp_pa
     assert type(again.loss) is project.MarginLoss
     assert again.loss.margin == 1.5
     assert torch.equal(again.model.head.weight, task.model.head.weight)
+
+
+class Terms(nn.Module):
+    """A loss of named terms, as detectors have."""
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": logits.sum()}
+
+
+def test_a_loss_of_named_terms_is_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"Terms gives a dict instead of one number: return their mean"):
+        bound(Terms()).step(batch())
