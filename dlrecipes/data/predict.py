@@ -11,13 +11,12 @@ from torch.utils.data import DataLoader
 from dlrecipes.contracts import DataInfo
 from dlrecipes.data.collate import collate_detection
 from dlrecipes.data.dataset import PredictImages
+from dlrecipes.data.layout import IMAGE_SUFFIXES
 from dlrecipes.data.sampler import EpochSampler
 from dlrecipes.data.transforms import eval_transform
 from dlrecipes.errors import UserError
 
-__all__ = ["IMAGE_SUFFIXES", "find_images", "predict_loader"]
-
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+__all__ = ["find_images", "predict_loader"]
 
 
 def find_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
@@ -32,7 +31,7 @@ def find_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
     found: list[str] = []
     for path in map(Path, given):
         if path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            inside = sorted(str(p) for p in path.rglob("*") if _is_image(p, path))
             if not inside:
                 raise UserError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
             found += inside
@@ -41,6 +40,12 @@ def find_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
         else:
             raise UserError(f"{path} does not exist: give image files or a folder of them.")
     return found
+
+
+def _is_image(path: Path, folder: Path) -> bool:
+    """By its suffix; what is hidden is left out, as in training: ``._photo.jpg`` of an archive is no picture."""
+    hidden = any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
 
 
 def predict_loader(

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 
 from dlrecipes.runs.folder import RunFolder
 from dlrecipes.runs.fonts import font_for
@@ -106,6 +107,7 @@ def draw_curves(
     columns = list(dict.fromkeys(name for row in rows for name in row))
     wanted = [name for name in with_split("val", headline) if name in columns][:_MOST_LINES]
     panels = _panels(columns, [*wanted, monitor])
+    per_epoch = _steps_per_epoch(rows)
     figure = new_figure(6.2 * max(1, len(panels)), 4.6)
     for position, (title, names) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), position)
@@ -117,6 +119,8 @@ def draw_curves(
             _line(axes, rows, name)
         _limit(axes, title, [row[name] for row in rows for name in names if name in row])
         _mark_best(axes, rows, monitor, mode, at_point=monitor in names)
+        axes.set_xlim(0, 1.02 * max(1.0, *((row["step"] + 1) / per_epoch for row in rows)))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=11)
     if not panels:
         figure.text(0.5, 0.5, "no metrics yet", ha="center", va="center")
@@ -144,7 +148,7 @@ def _limit(axes: Any, title: str, values: Sequence[float]) -> None:
     elif title == _ERROR:
         axes.set_ylim(bottom=0 if min(finite) >= 0 else None)
     elif title == _QUALITY and max(finite) <= 1:
-        axes.set_ylim(0 if min(finite) >= 0 else max(-1.0, min(finite)), 1)
+        axes.set_ylim(0 if min(finite) >= 0 else max(-1.0, min(finite) - 0.05), 1)
 
 
 def best_row(rows: Sequence[Row], monitor: str, mode: str = "max") -> Row | None:

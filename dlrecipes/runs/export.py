@@ -222,6 +222,7 @@ def _quiet() -> Iterator[None]:
                 warnings.filterwarnings(
                     "ignore", category=category, module=r"(torch|onnx|onnxscript|onnx_ir|copyreg)\b"
                 )
+            warnings.filterwarnings("ignore", message="No complete tensor found in the group")  # of a copied weight
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -19,7 +19,9 @@ __all__ = [
     "compare_lines",
     "describe_output",
     "describe_target",
+    "short_number",
     "short_probability",
+    "target_lines",
 ]
 
 THRESHOLD = 0.5
@@ -58,6 +60,14 @@ def describe_target(target: Tensor, info: DataInfo) -> str:
     return shares[0][0] if whole else _joined([f"{name} {short_probability(share)}" for name, share in shares], " + ")
 
 
+def target_lines(target: Tensor, info: DataInfo) -> list[str]:
+    """`describe_target` in one line, or a line for each of the first three of several numbers."""
+    if info.task != "regression" or len(info.target_names) == 1:
+        return [describe_target(target, info)]
+    pairs = zip(info.target_names, target.tolist(), strict=True)
+    return [f"{shorten(name, 16)} {short_number(value)}" for name, value in pairs][:_MOST_LINES]
+
+
 def describe_output(output: Tensor, info: DataInfo, threshold: float = THRESHOLD) -> str:
     """What was predicted for one image: the most probable class, every label from ``threshold`` on, or the values.
 
@@ -82,7 +92,7 @@ def compare_lines(target: Tensor, output: Tensor, info: DataInfo) -> list[str]:
     """Truth and prediction of one image, in as many short lines for each image of a data set."""
     if info.task == "regression" and len(info.target_names) > 1:
         pairs = zip(info.target_names, target.tolist(), output.tolist(), strict=True)
-        lines = [f"{shorten(name, 10)} {format_value(true)} → {format_value(said)}" for name, true, said in pairs]
+        lines = [f"{shorten(name, 10)} {short_number(true)} → {short_number(said)}" for name, true, said in pairs]
         return lines[:_MOST_LINES]
     if info.task != "multilabel":
         return [f"true {describe_target(target, info)}", f"said {describe_output(output, info)}"]
@@ -118,10 +128,22 @@ def chosen_labels(values: Tensor, threshold: float = THRESHOLD) -> list[int]:
 
 
 def _numbers(values: Tensor, info: DataInfo) -> str:
-    numbers = [format_value(value) for value in values.float().reshape(-1).tolist()]
+    numbers = [short_number(value) for value in values.float().reshape(-1).tolist()]
     if len(numbers) == 1:
         return numbers[0]
     return "  ".join(f"{name} {number}" for name, number in zip(info.target_names, numbers, strict=True))
+
+
+def short_number(value: float) -> str:
+    """About four digits, which are enough on a picture.
+
+    >>> [short_number(v) for v in (204.838, -43.67, 1987.3, 0.1289)]
+    ['204.8', '-43.67', '1987', '0.129']
+    """
+    exact = format_value(value)
+    if not 10 <= abs(value) < 1000:
+        return exact
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def _joined(texts: Sequence[str], between: str, most: int = _MOST_NAMES) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dlrecipes.contracts import DataInfo, ImageBatch, ImageOutput
-from dlrecipes.runs.image_labels import agreement_color, compare_lines, describe_output, describe_target
+from dlrecipes.runs.image_labels import agreement_color, compare_lines, describe_output, describe_target, target_lines
 from dlrecipes.runs.pictures import draw_image_tile, to_uint8
 from dlrecipes.runs.sheets import BatchSheet, ValidationSheets
 from dlrecipes.runs.tracked import ImageTracker
@@ -60,7 +60,7 @@ class ImageBatchPicture(BatchSheet):
         """Images with their targets."""
         images, targets = to_uint8(batch["images"][:n]).cpu(), batch["targets"][:n].cpu()
         return [
-            draw_image_tile(image, [describe_target(target, info), Path(path).name], _SIDE)
+            draw_image_tile(image, [*target_lines(target, info), Path(path).name], _SIDE)
             for image, target, path in zip(images, targets, batch["paths"], strict=False)
         ]
 

@@ -84,13 +84,13 @@ def summarise(values: Mapping[str, float], split: str, headline: Sequence[str]) 
 
 
 def format_value(value: float) -> str:
-    """Three decimals, or three digits where those would say nothing.
+    """Three decimals; whole numbers from a thousand on, and three digits of the very large and small.
 
-    >>> [format_value(v) for v in (0.25, 0.0, 12345.6, 0.00012)]
-    ['0.250', '0.000', '1.23e+04', '1.20e-04']
+    >>> [format_value(v) for v in (0.25, 0.0, 1987.3, 0.00012, 2.5e9)]
+    ['0.250', '0.000', '1987', '1.20e-04', '2.5e+09']
     """
     if not math.isfinite(value):
         return str(value)
     if abs(value) >= 1000:
-        return f"{value:.3g}"
+        return f"{value:.0f}" if abs(value) < 1e7 else f"{value:.3g}"
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.2e}"

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.runs.curves import new_figure, save_figure
-from dlrecipes.runs.image_labels import describe_target, short_probability
-from dlrecipes.runs.metric_names import format_value
+from dlrecipes.runs.image_labels import describe_target, short_number, short_probability
 from dlrecipes.runs.pictures import draw_image_tile, save_grid
 from dlrecipes.runs.worst import WorstImage
 
@@ -108,10 +107,10 @@ def _tile(worst: WorstImage, info: DataInfo) -> Image.Image:
         target, value = worst.values[:count], worst.values[count:]
         if count > 1:  # the one number that is furthest off
             i = int(((value - target).abs() / target_scale(info)).argmax())
-            lines = [f"{info.target_names[i]}: true {format_value(float(target[i]))}"]
-            lines.append(f"said {format_value(float(value[i]))}")
+            lines = [f"{info.target_names[i]}: true {short_number(float(target[i]))}"]
+            lines.append(f"said {short_number(float(value[i]))}")
         else:
-            lines = [f"true {describe_target(target, info)}", f"said {format_value(float(value[0]))}"]
+            lines = [f"true {describe_target(target, info)}", f"said {short_number(float(value[0]))}"]
     elif info.task == "multilabel":
         label, probability, truth = worst.values.tolist()
         name = f"{info.classes[int(label)]} {short_probability(probability)}"

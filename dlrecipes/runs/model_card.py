@@ -121,14 +121,16 @@ def _origin_lines(facts: Mapping[str, Any]) -> list[str]:
         f"- command: `{shlex.join(facts.get('command', []))}`",
         f"- seed: {facts.get('seed')}",
         f"- device: {facts.get('device')}",
-        f"- git: {facts.get('git')}",
+        *([f"- git: {facts['git']}"] if facts.get("git") else []),
         f"- versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
     ]
 
 
 def _number(value: float) -> str:
-    """Four decimals; four digits where those would say nothing."""
-    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 10000 else f"{value:.4g}"
+    """Four decimals; whole numbers from ten thousand on, and four digits of the very large and small."""
+    if 10_000 <= abs(value) < 1e7:
+        return f"{value:.0f}"
+    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 10_000 else f"{value:.4g}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -52,7 +52,8 @@ def final_block(
     if best is None:
         console.print(f"no {monitor} was measured: the run ended before its first validation.")
     else:
-        epochs = int(max(row.get("epoch", 0) for row in rows if monitor in row)) + 1
+        trained = [row for row in rows if monitor in row or any(name.startswith("train/") for name in row)]
+        epochs = int(max(row.get("epoch", 0) for row in trained)) + 1
         reached = f"best {monitor} {format_value(best[monitor])} in epoch {int(best['epoch']) + 1} of {epochs}"
         summary = summarise(best, monitor.split("/")[0], headline)
         console.print(f"{reached}  ({summary})" if summary else reached)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
 
 from dlrecipes.data import classification
 from dlrecipes.data.arrays import array_source
@@ -250,6 +251,15 @@ def test_prediction_sees_what_evaluation_sees(photos):
     assert torch.equal(data.finish(batch, training=False)["images"], batch["images"])
     with pytest.raises(UserError, match="nothing to predict on"):
         small().predict_dataloader()
+
+
+def test_prediction_finds_what_training_reads(photos, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.GIF", "b.webp", "c.jpeg", ".d.png", "notes.txt"):
+        Image.fromarray(pictures(1, 20, 20)[0]).save(tmp_path / "in" / name, format="PNG")
+    data = ClassificationData(str(photos), num_workers=0, predict_paths=str(tmp_path / "in"))
+    (batch,) = data.predict_dataloader()
+    assert [path.rsplit("/", 1)[1] for path in batch["paths"]] == ["a.GIF", "b.webp", "c.jpeg"]
 
 
 def test_several_labels():

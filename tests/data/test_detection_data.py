@@ -330,7 +330,9 @@ def test_nothing_to_predict_on(small, tmp_path):
     data = files(small)
     with pytest.raises(UserError, match="give predict_paths"):
         data.predict_dataloader()
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".hidden").mkdir(parents=True)
+    (tmp_path / "empty" / ".hidden" / "x.png").write_text("x")
+    (tmp_path / "empty" / "._x.jpg").write_text("what an archive adds")
     for paths, message in (
         (tmp_path / "empty", "holds no image"),
         (tmp_path / "none.jpg", "does not exist"),

@@ -33,6 +33,9 @@ def test_three_panels_with_the_best_epoch_marked(tmp_path, monkeypatch):
     lines = {line.get_label(): line.get_xydata().tolist() for line in quality.lines}
     assert lines["val/map"] == [[1, 0.1], [2, 0.4], [3, 0.3]]  # drawn where the epoch ends
     assert lines["best val/map 0.400, epoch 2"][0][0] == 2
+    for axes in (loss, quality, rate):  # epochs stand below one another
+        assert axes.get_xlim() == pytest.approx((0, 3.06))
+        assert all(tick == round(tick) for tick in axes.get_xticks())
     assert len(next(line for line in loss.lines if line.get_label() == "train, each step").get_xdata()) == 12
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (2046, 506)

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from dlrecipes.runs.folder import RunFolder
-from dlrecipes.runs.image_labels import agreement_color, compare_lines, describe_output, describe_target
+from dlrecipes.runs.image_labels import agreement_color, compare_lines, describe_output, describe_target, target_lines
 from dlrecipes.runs.image_pictures import ImageBatchPicture, ImagePredictions
 from dlrecipes.runs.tracked import ImageTracker
 
@@ -119,13 +119,15 @@ def test_targets_and_outputs_in_words():
     assert describe_target(torch.tensor([0.7, 0.3, 0, 0, 0, 0]), labels) == "a .70 + b .30"
     assert describe_output(torch.tensor([0.1, 0.3, 0, 0, 0, 0]), labels) == "no label (best: b .30)"
     assert describe_output(torch.tensor([0.6, 0.9, 0, 0, 0, 0]), labels) == "b .90, a .60"
-    assert describe_target(torch.tensor([41.5]), ages) == "41.500"
-    assert describe_output(torch.tensor([41.5, 1.8]), both) == "age 41.500  height 1.800"
+    assert describe_target(torch.tensor([41.5]), ages) == "41.50"
+    assert describe_output(torch.tensor([41.5, 1.8]), both) == "age 41.50  height 1.800"
+    assert target_lines(torch.tensor([204.84, 1987.2]), both) == ["age 204.8", "height 1987"]
+    assert target_lines(torch.tensor([41.5]), ages) == ["41.50"]
     assert describe_target(torch.tensor([0.0, 1.0, 0.0]), make_info()) == "dog"
     assert compare_lines(torch.tensor([1.0, 0, 1, 0, 0, 0]), torch.tensor([0.9, 0.8, 0.2, 0, 0, 0]), labels) == [
         "found: a", "missed: c", "not there: b"]  # fmt: skip
     assert compare_lines(torch.tensor([40.0, 1.5]), torch.tensor([42.0, 1.6]), both) == [
-        "age 40.000 → 42.000", "height 1.500 → 1.600"]  # fmt: skip
+        "age 40.00 → 42.00", "height 1.500 → 1.600"]  # fmt: skip
 
 
 def test_frames_tell_right_from_wrong():
