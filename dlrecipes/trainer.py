@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dlrecipes.callbacks import ExactEvaluation, ExactResume, GracefulStop, NonFiniteStop
+from dlrecipes.callbacks import ExactEvaluation, ExactResume, GracefulStop, LastValidation, NonFiniteStop
 from dlrecipes.checkpoint_io import SafeCheckpointIO
 from dlrecipes.errors import UserError
 from dlrecipes.runs import CurvesPicture, MetricsCSV, MetricsResume, RunFolder, make_progress
@@ -144,6 +144,7 @@ def run_callbacks(
     return [
         ExactResume(seed=seed),
         NonFiniteStop(),
+        LastValidation(),
         GracefulStop(folder.last_checkpoint),
         # all weights in a few kernels; EMAWeightAveraging goes through them one by one, 20 ms a step on an H100
         *([] if ema is None else [WeightAveraging(device=device, multi_avg_fn=_ema(ema))]),

@@ -1,4 +1,4 @@
-"""What Lightning lacks: exact resume and evaluation, a stop at the first NaN, a stop on a signal that saves."""
+"""What Lightning lacks: exact resume and evaluation, a last validation, stops at a NaN or a signal."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ if TYPE_CHECKING:
     from dlrecipes.callbacks.exact_evaluation import ExactEvaluation
     from dlrecipes.callbacks.exact_resume import ExactResume
     from dlrecipes.callbacks.graceful_stop import GracefulStop, StopRequested
+    from dlrecipes.callbacks.last_validation import LastValidation
     from dlrecipes.callbacks.non_finite import NonFiniteStop
 
-__all__ = ["ExactEvaluation", "ExactResume", "GracefulStop", "NonFiniteStop", "StopRequested"]
+__all__ = ["ExactEvaluation", "ExactResume", "GracefulStop", "LastValidation", "NonFiniteStop", "StopRequested"]
 
 # Lightning takes seconds to import, so a callback is imported when it is first asked for.
 _MODULES = {
     "ExactEvaluation": "exact_evaluation",
     "ExactResume": "exact_resume",
     "GracefulStop": "graceful_stop",
+    "LastValidation": "last_validation",
     "NonFiniteStop": "non_finite",
     "StopRequested": "graceful_stop",
 }

@@ -13,12 +13,13 @@ import torch
 from toy_fit import ToyLoaders, ToyModule, same_weights
 
 import dlrecipes.callbacks
-from dlrecipes.callbacks import ExactEvaluation, ExactResume, GracefulStop, NonFiniteStop
+from dlrecipes.callbacks import ExactEvaluation, ExactResume, GracefulStop, LastValidation, NonFiniteStop
 
 CALLBACKS: dict[str, Callable[[Path], pl.Callback]] = {
     "ExactEvaluation": lambda folder: ExactEvaluation(),
     "ExactResume": lambda folder: ExactResume(seed=0),
     "GracefulStop": lambda folder: GracefulStop(folder / "stopped.ckpt"),
+    "LastValidation": lambda folder: LastValidation(),
     "NonFiniteStop": lambda folder: NonFiniteStop(),
 }
 
