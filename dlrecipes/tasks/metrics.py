@@ -13,25 +13,22 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
-    MulticlassAveragePrecision,
     MulticlassStatScores,
-    MultilabelAveragePrecision,
     MultilabelExactMatch,
     MultilabelF1Score,
 )
 
+from dlrecipes.tasks.average_precision import LabelPrecision, MeanPrecision
+
 __all__ = [
     "CalibrationError",
     "ClassScores",
-    "LabelPrecision",
-    "MeanPrecision",
     "NegativeLogLikelihood",
     "RegressionScores",
     "classification_metrics",
     "multilabel_metrics",
 ]
 
-_THRESHOLDS = 200  # memory of a precision-recall curve: 200 · C · 4 counts, however many images there are
 _NAMED_CLASSES = 100  # more than these get no column each
 
 
@@ -96,47 +93,6 @@ class ClassScores(MulticlassStatScores):
             present = support.gt(0).tolist()
             result |= {f"recall_class/{c}": recall[i] for i, c in enumerate(self.classes) if present[i]}
         return result
-
-
-class MeanPrecision(MulticlassAveragePrecision):
-    """Average precision, one class against the rest, averaged over the classes that the split has; 200 thresholds.
-
-    Args:
-        num_classes: C.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, average=None, thresholds=_THRESHOLDS, validate_args=False)
-
-    def compute(self) -> Tensor:  # type: ignore[override]
-        """Mean over classes."""
-        return _where_present(super().compute(), self.confmat).nanmean()
-
-
-class LabelPrecision(MultilabelAveragePrecision):
-    """``map`` and ``ap_class/NAME``: average precision of each label that the split has; 200 thresholds.
-
-    Args:
-        classes: names.
-    """
-
-    def __init__(self, classes: Sequence[str]) -> None:
-        super().__init__(len(classes), average=None, thresholds=_THRESHOLDS, validate_args=False)
-        self.classes = tuple(classes)
-
-    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]  # one number a name
-        """Metrics of all images seen."""
-        precision = _where_present(super().compute(), self.confmat)
-        result = {"map": precision.nanmean()}
-        if len(self.classes) <= _NAMED_CLASSES:
-            present = precision.isfinite().tolist()
-            result |= {f"ap_class/{c}": precision[i] for i, c in enumerate(self.classes) if present[i]}
-        return result
-
-
-def _where_present(precision: Tensor, counts: Tensor) -> Tensor:
-    """NaN for the classes without a positive; ``counts`` [thresholds, C, truth, prediction]."""
-    return precision.where(counts[0, :, 1].sum(-1) > 0, torch.nan)
 
 
 class CalibrationError(Metric):
