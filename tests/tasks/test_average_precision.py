@@ -58,7 +58,7 @@ def test_one_label_an_image() -> None:
     metric = MeanPrecision(4)
     metric.update(probabilities, labels)
     wanted = expected(probabilities[:, :3], torch.nn.functional.one_hot(labels, 4)[:, :3]).mean()
-    assert metric.compute().item() == pytest.approx(wanted, abs=1e-5)
+    assert metric.compute().item() == pytest.approx(wanted, abs=5e-4)
 
 
 def test_a_broken_network_gives_a_number_and_no_index_error() -> None:
