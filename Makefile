@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    ?= $(VENV)/bin/
-PYTEST_ARGS ?=
+# one process a core, each of one thread; the tests of a file stay together, since they share what is slow to make
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 
 .PHONY: demo test check notebooks clean
 
@@ -19,7 +20,7 @@ check:
 	$(BIN)ruff format --check .
 	$(BIN)mypy
 	$(BIN)lint-imports
-	$(BIN)python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)python -m pytest $(PYTEST_ARGS)
 
 notebooks: $(VENV)/.installed-dev
 	$(BIN)python notebooks/build.py
