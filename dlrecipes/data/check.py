@@ -18,6 +18,13 @@ __all__ = ["DATA_KINDS", "check_data"]
 
 DATA_KINDS = ("auto", "detection", "images")
 
+_OPTIONS = {
+    "--data.skip_corrupt true": "--skip-corrupt",
+    "--data.kind": "--target-kind",
+    "--data.target": "--target",
+    "--data.image_column": "--image-column",
+}
+
 
 def check_data(
     path: str | Path,
@@ -49,11 +56,14 @@ def check_data(
         UserError: if the data cannot be used as it is, or ``json_file`` not written.
     """
     report: AuditReport | ImageAuditReport
-    if _as_images(path, kind):
-        source = read_images(path, target=target, kind=target_kind, image_column=image_column)
-        report = audit_images(source, skip_corrupt=skip_corrupt)
-    else:
-        report = audit(read_detection(path), max_queries=max_queries, skip_corrupt=skip_corrupt, stride=stride)
+    try:
+        if _as_images(path, kind):
+            source = read_images(path, target=target, kind=target_kind, image_column=image_column)
+            report = audit_images(source, skip_corrupt=skip_corrupt)
+        else:
+            report = audit(read_detection(path), max_queries=max_queries, skip_corrupt=skip_corrupt, stride=stride)
+    except UserError as error:
+        raise UserError(_with_own_options(str(error))) from error
     report.print()
     if json_file is not None:
         try:
@@ -61,6 +71,13 @@ def check_data(
         except OSError as error:
             raise UserError(f"{json_file} cannot be written ({error.strerror}); give another file.") from error
     return 0
+
+
+def _with_own_options(message: str) -> str:
+    """A remedy that names an option of a recipe, with this command's name for it."""
+    for theirs, ours in _OPTIONS.items():
+        message = message.replace(theirs, ours)
+    return message
 
 
 def _as_images(path: str | Path, kind: str) -> bool:

@@ -322,3 +322,21 @@ def test_data_without_splits_is_not_called_all(tmp_path, image_writer):
     warnings = audit_images(read_images(tmp_path)).warnings
     assert warnings[0] == "only one image of dog."
     assert warnings[1].startswith("the data is imbalanced 12 : 1 (cat 12, dog 1)")
+
+
+def test_check_data_names_its_own_options(pets):
+    (pets / "train/cat/0.png").write_text("text")
+    with pytest.raises(UserError, match=r"or leave such images out with --skip-corrupt\.$"):
+        check_data(pets)
+    assert check_data(pets, skip_corrupt=True) == 0
+    table = pets / "table.csv"
+    table.write_text("image,colour,form\ntrain/cat/1.png,a,b\nval/dog/0.png,c,d\n")
+    with pytest.raises(UserError, match=r"'form'; choose with --target \(a name"):
+        check_data(table)
+    with pytest.raises(UserError, match=r"choose with --image-column\.$"):
+        check_data(_without_images(table))
+
+
+def _without_images(table):
+    table.write_text("a,b\n1,2\n")
+    return table
