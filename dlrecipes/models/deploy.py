@@ -53,8 +53,9 @@ class DeployedModel(_Deployed):
         >>> info = DataInfo(task="classification", classes=("cat", "dog"), category_ids=(0, 1), class_counts=(1, 1),
         ...                 num_train=2, max_objects=0, image_size=8)
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
-        >>> DeployedModel(network, info)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).sum().item()
-        1.0
+        >>> probabilities = DeployedModel(network, info)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+        >>> tuple(probabilities.shape), round(probabilities.sum().item(), 5)
+        ((1, 2), 1.0)
     """
 
     target_mean: Tensor
