@@ -25,6 +25,7 @@ from dlrecipes.errors import UserError
 from dlrecipes.runs import CurvesPicture, MetricsCSV, MetricsResume, RunFolder, make_progress
 
 __all__ = [
+    "TRAINER_DEFAULTS",
     "choose_precision",
     "make_checkpoint_callbacks",
     "make_trainer",
@@ -32,6 +33,14 @@ __all__ = [
     "run_callbacks",
     "uses_cuda",
 ]
+
+TRAINER_DEFAULTS: Mapping[str, Any] = {
+    "num_sanity_val_steps": 0,  # the audit has read every file already
+    "use_distributed_sampler": False,  # the datamodule shards by rank itself, without duplicated samples
+    "enable_model_summary": False,  # the run says what it trains
+    "log_every_n_steps": 10,
+}
+"""Where every run differs from Lightning's own defaults."""
 
 _WARNINGS = (
     r"The '\w+' does not have many workers",  # the datamodule chooses
@@ -94,9 +103,7 @@ def make_trainer(
         *run_callbacks(folder, monitor, mode, seed=seed, ema=ema, accelerator=str(given.get("accelerator", "auto"))),
     ]
     defaults = {
-        "num_sanity_val_steps": 0,  # the audit has read every file already
-        "use_distributed_sampler": False,  # the datamodule shards by rank itself, without duplicated samples
-        "enable_model_summary": False,
+        **TRAINER_DEFAULTS,
         "enable_progress_bar": False,  # a line an epoch instead
         "precision": choose_precision(str(given.get("accelerator", "auto"))),
         "default_root_dir": folder.path,

@@ -14,15 +14,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from dlrecipes.cli.arguments import ALIASES, OWN_FLAGS
 from dlrecipes.cli.explain import explain
 from dlrecipes.errors import DLRecipesError, UserError
+from dlrecipes.trainer import TRAINER_DEFAULTS
 
 __all__ = ["OptionError", "RecipeCLI"]
-
-_TRAINER_DEFAULTS = {
-    "num_sanity_val_steps": 0,  # the audit has read every file already
-    "use_distributed_sampler": False,  # the datamodule shards by rank itself, without duplicated samples
-    "enable_model_summary": False,  # the summary before training says it
-    "log_every_n_steps": 10,
-}
 
 
 class OptionError(UserError):
@@ -82,7 +76,7 @@ class RecipeCLI(LightningCLI):
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 save_config_callback=None,  # the run folder keeps it
-                trainer_defaults=_TRAINER_DEFAULTS,
+                trainer_defaults=dict(TRAINER_DEFAULTS),
                 parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
                 args=self._argv,
                 run=False,
@@ -96,6 +90,7 @@ class RecipeCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The recipe's defaults, the options of a run beside the Trainer's, and the links."""
         parser.set_defaults(self._defaults)
         parser.add_argument("--output", type=str, default="runs", help="Parent folder of the numbered run folders.")
         parser.add_argument(
