@@ -1,4 +1,4 @@
-"""What Lightning lacks: exact resume and evaluation, a last validation, stops at a NaN or a signal."""
+"""What Lightning lacks: exact resume and evaluation, a last validation, stops at a NaN, a signal or by the clock."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ if TYPE_CHECKING:
     from dlrecipes.callbacks.graceful_stop import GracefulStop, StopRequested
     from dlrecipes.callbacks.last_validation import LastValidation
     from dlrecipes.callbacks.non_finite import NonFiniteStop
+    from dlrecipes.callbacks.time_budget import TimeBudget
 
-__all__ = ["ExactEvaluation", "ExactResume", "GracefulStop", "LastValidation", "NonFiniteStop", "StopRequested"]
+__all__ = [
+    "ExactEvaluation",
+    "ExactResume",
+    "GracefulStop",
+    "LastValidation",
+    "NonFiniteStop",
+    "StopRequested",
+    "TimeBudget",
+]
 
 # Lightning takes seconds to import, so a callback is imported when it is first asked for.
 _MODULES = {
@@ -22,6 +31,7 @@ _MODULES = {
     "LastValidation": "last_validation",
     "NonFiniteStop": "non_finite",
     "StopRequested": "graceful_stop",
+    "TimeBudget": "time_budget",
 }
 
 

@@ -10,12 +10,14 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from toy_fit import SendSignal, Spoil, ToyModule, fit
 
-from dlrecipes.callbacks import StopRequested
+from dlrecipes.callbacks import StopRequested, TimeBudget, time_budget
 from dlrecipes.errors import NonFiniteError
 
 
@@ -45,6 +47,27 @@ def spoil(folder: Path, what: str, **when: int) -> str:
     return ""
 
 
+class SlowRank(pl.Callback):
+    """A second a step in rank 0 and two in rank 1; keeps how many steps were expected after each."""
+
+    def __init__(self) -> None:
+        self.now, self.expected = 0.0, []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.now += 1.0 + trainer.global_rank
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.expected.append(trainer.max_steps)
+
+
+def run_by_the_clock(folder: Path) -> dict[str, Any]:
+    slow = SlowRank()
+    time_budget.time = SimpleNamespace(monotonic=lambda: slow.now)  # type: ignore[assignment]
+    options = {"max_epochs": -1, "accumulate_grad_batches": 1, "devices": 2, "num_workers": 0}
+    trainer, _ = fit(folder, TimeBudget(minutes=0.5), slow, **options)
+    return {"steps": trainer.global_step, "expected": slow.expected}
+
+
 def main(folder: Path) -> None:
     _, reference = fit(folder / "reference", devices=2, num_workers=0)
     seen = {
@@ -55,6 +78,7 @@ def main(folder: Path) -> None:
         "last batch": stop_and_resume(folder / "e", reference, batch=20, rank=1),
         "nan": spoil(folder / "f", "target", batch=8, rank=1),
         "nan weight": spoil(folder / "g", "weight", batch=9, rank=1),
+        "clock": run_by_the_clock(folder / "i"),
     }
     (folder / f"rank_{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(seen))
     fit(folder / "h", SendSignal(signal.SIGINT, batch=9, rank=0), devices=2, num_workers=0)

@@ -13,7 +13,7 @@ import torch
 from toy_fit import ToyLoaders, ToyModule, same_weights
 
 import dlrecipes.callbacks
-from dlrecipes.callbacks import ExactEvaluation, ExactResume, GracefulStop, LastValidation, NonFiniteStop
+from dlrecipes.callbacks import ExactEvaluation, ExactResume, GracefulStop, LastValidation, NonFiniteStop, TimeBudget
 
 CALLBACKS: dict[str, Callable[[Path], pl.Callback]] = {
     "ExactEvaluation": lambda folder: ExactEvaluation(),
@@ -21,6 +21,7 @@ CALLBACKS: dict[str, Callable[[Path], pl.Callback]] = {
     "GracefulStop": lambda folder: GracefulStop(folder / "stopped.ckpt"),
     "LastValidation": lambda folder: LastValidation(),
     "NonFiniteStop": lambda folder: NonFiniteStop(),
+    "TimeBudget": lambda folder: TimeBudget(minutes=5),
 }
 
 

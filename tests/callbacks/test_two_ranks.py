@@ -60,3 +60,10 @@ def test_nan_in_one_rank_stops_both_with_its_cause(
     for file in (seen[0] / folder).glob("*.ckpt"):
         weights = torch.load(file, weights_only=True)["current_model_state"]
         assert all(bool(value.isfinite().all()) for value in weights.values()), file.name
+
+
+def test_ranks_go_by_the_slowest_clock(seen: tuple[Path, list[dict[str, Any]]]) -> None:
+    rank_0, rank_1 = (rank["clock"] for rank in seen[1])
+    assert rank_0 == rank_1  # else they would have other learning rates, or one would wait for the other's gradients
+    assert rank_0["steps"] == 16  # 30 s at 2 s a step, and the clock is read one step late
+    assert 14 <= rank_0["expected"][-2] <= 17
