@@ -10,7 +10,7 @@ from torch import nn
 from dlrecipes.errors import CheckpointError
 from dlrecipes.models import DETR
 from dlrecipes.models.detr import HungarianMatcher, SetCriterion
-from dlrecipes.parts import build_part, import_object, part_spec
+from dlrecipes.parts import build_part, construct, constructor_parameters, import_object, part_spec
 
 
 class Keeps(nn.Module):
@@ -100,3 +100,49 @@ def test_import_object() -> None:
     for wrong in ("AdamW", "torch.optim.AdamZ", "no_such_module.x"):
         with pytest.raises(ValueError, match=wrong.split(".")[0]):
             import_object(wrong)
+
+
+class Hands(Keeps):
+    """Takes one argument itself, gives its base one, and hands on the rest."""
+
+    def __init__(self, extra: int = 1, **others: object) -> None:
+        super().__init__(gamma=0.5, **others)
+        self.extra = extra
+
+
+class HandsOn(Hands):
+    """And another class between."""
+
+    def __init__(self, **others: object) -> None:
+        super().__init__(**others)
+
+
+@pytest.mark.parametrize("cls", [Hands, HandsOn])
+def test_arguments_handed_on_to_a_base_come_back(
+    cls: type, monkeypatch: pytest.MonkeyPatch, module: types.ModuleType
+) -> None:
+    for each in (Keeps, cls):
+        setattr(module, each.__name__, each)
+        named(each, monkeypatch, module)
+    spec = part_spec(cls(extra=4, inner=nn.LeakyReLU(0.3)))
+    assert set(spec["init_args"]) == {"extra", "gamma", "inner"}
+    again = build_part(spec)  # gamma is in the record, and the class gives it itself
+    assert (again.extra, again.gamma, again.inner.negative_slope) == (4, 0.5, 0.3)
+
+
+def test_the_nearest_class_names_an_argument() -> None:
+    class Near(Keeps):
+        def __init__(self, gamma: float = 7.0, **others: object) -> None:
+            super().__init__(gamma, **others)
+
+    parameters = constructor_parameters(Near)
+    assert list(parameters) == ["gamma", "inner"]
+    assert parameters["gamma"].default == 7.0
+    assert list(constructor_parameters(Keeps)) == ["gamma", "inner"]
+
+
+def test_other_wrong_arguments_stay_errors() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'speed'"):
+        construct(Keeps, {"gamma": 1.0, "speed": 2})
+    with pytest.raises(TypeError, match="required positional argument: 'gamma'"):
+        construct(Keeps, {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,7 +22,7 @@ from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import CheckpointError, UserError
 from dlrecipes.models.initialise import initialise
 from dlrecipes.optim import default_lr, make_optimizer, parameter_groups, schedule_factor, warmup_length
-from dlrecipes.parts import build_part, part_spec
+from dlrecipes.parts import build_part, construct, constructor_parameters, part_spec
 from dlrecipes.tasks.compiling import COMPILE_MODES, CompiledNetwork, compile_for_training
 
 __all__ = ["BaseTask"]
@@ -38,7 +39,10 @@ class BaseTask(L.LightningModule):
     Attributes:
         monitor: metric that chooses the best checkpoint.
         monitor_mode: ``"max"`` or ``"min"``.
-        headline: names of metrics without their split, most important first, for console, curves and report.
+        headline: names of metrics without their split, most important first, for console, curves and report. One that
+            begins with its split, as ``train/accuracy``, is drawn as it is.
+        overfit_goal: metric without its split → the least value that shows that a network has learnt a few images by
+            heart; the first of them that the data's kind measures counts (``--overfit``).
         compiled: the network was compiled for training.
 
     Args:
@@ -74,6 +78,7 @@ class BaseTask(L.LightningModule):
     monitor: ClassVar[str] = "val/loss"
     monitor_mode: ClassVar[str] = "min"
     headline: ClassVar[tuple[str, ...]] = ()
+    overfit_goal: ClassVar[Mapping[str, float]] = {}
 
     _mean: Tensor
     _std: Tensor
@@ -139,7 +144,7 @@ class BaseTask(L.LightningModule):
         self._bound = True
         if self.init is not None:
             report = initialise(self.model, self.init, classes=self.info.classes)
-            if self._trainer is None or self._trainer.is_global_zero:
+            if getattr(rank_zero_only, "rank", 0) == 0:  # there may be no trainer yet
                 print(report)
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -291,13 +296,13 @@ class BaseTask(L.LightningModule):
                 f"{name} was not made by a dlrecipes task: use --model.init {name} to take its weights"
             )
         record = checkpoint[_KEY]
-        known = inspect.signature(cls.__init__).parameters
+        known = constructor_parameters(cls)
         args = {key: value for key, value in record["task"]["init_args"].items() if key in known and key not in parts}
         args = {
             key: build_part(value) if isinstance(value, dict) and "class_path" in value else value
             for key, value in args.items()
         }
-        task = cls(**(args | {"init": None} if "init" in known else args), **parts)
+        task = construct(cls, (args | {"init": None} if "init" in known else args) | parts)
         if record["info"] is not None:
             task.info = DataInfo.from_dict(record["info"])
         task.configure_model()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from dlrecipes.models.detr import DETR, SetCriterion
 from dlrecipes.ranks import gather_in_order
 from dlrecipes.tasks.base import BaseTask
 
-__all__ = ["DetectionTask"]
+__all__ = ["DetectionTask", "longest_prefix"]
 
 _METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
 
@@ -28,14 +28,15 @@ class DetectionTask(BaseTask):
 
     Args:
         model: called as ``model(images, mask)`` → outputs for the criterion, with ``model.postprocess(outputs,
-            orig_sizes)`` → predictions. Default: the paper's DETR-R50.
+            orig_sizes)`` → predictions. While its ``wants_targets`` is true, as with denoising queries in training, it
+            is called as ``model(images, mask, targets)``. Default: the paper's DETR-R50.
         criterion: called as ``criterion(outputs, targets)`` → a scalar, or a dict of unweighted losses whose weights
-            are in ``criterion.weights`` (by name without the layer's suffix; a name that is not there is only logged).
-            Default: the paper's.
+            are in ``criterion.weights``: see ``weigh``. Default: the paper's.
         init: a checkpoint to take weights from, ours or the DETR authors'; what does not fit is left as it is, and rows
             of the class head are copied by class name. To go on with a run is another thing: ``--resume``.
-        optimizer, optimizer_args, lr, backbone_lr, weight_decay, decay_all, schedule, warmup_steps, channels_last:
-            as in ``BaseTask``.
+        optimizer, optimizer_args, lr, backbone_lr, weight_decay, decay_all, layer_decay, schedule, schedule_args,
+            min_lr_factor, warmup_steps, channels_last, compile_mode: as in ``BaseTask``. Compiling pays where all
+            batches have one shape: each further shape is compiled anew.
 
     Example:
         >>> from dlrecipes.models import DETR
@@ -44,7 +45,8 @@ class DetectionTask(BaseTask):
 
     monitor: ClassVar[str] = "val/map"
     monitor_mode: ClassVar[str] = "max"
-    headline: ClassVar[tuple[str, ...]] = ("map", "map_50", "map_75")
+    headline: ClassVar[tuple[str, ...]] = ("map", "map_50", "map_75", "train/matched_iou")
+    overfit_goal: ClassVar[Mapping[str, float]] = {"map_50": 0.9}
 
     def __init__(
         self,
@@ -58,9 +60,13 @@ class DetectionTask(BaseTask):
         backbone_lr: float | None = None,
         weight_decay: float = 1e-4,
         decay_all: bool = False,
+        layer_decay: float | None = None,
         schedule: str = "cosine",
+        schedule_args: dict[str, Any] | None = None,
+        min_lr_factor: float = 0.0,
         warmup_steps: int = 0,
         channels_last: bool = False,
+        compile_mode: str = "auto",
     ) -> None:
         super().__init__(
             DETR() if model is None else model,
@@ -71,9 +77,13 @@ class DetectionTask(BaseTask):
             backbone_lr=backbone_lr,
             weight_decay=weight_decay,
             decay_all=decay_all,
+            layer_decay=layer_decay,
             schedule=schedule,
+            schedule_args=schedule_args,
+            min_lr_factor=min_lr_factor,
             warmup_steps=warmup_steps,
             channels_last=channels_last,
+            compile_mode=compile_mode,
         )
         if not callable(getattr(self.model, "postprocess", None)):
             raise ValueError(f"{type(self.model).__name__} has no postprocess(outputs, orig_sizes): add one")
@@ -133,29 +143,37 @@ class DetectionTask(BaseTask):
 
     # ---- steps ----------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> Any:
-        """uint8 images to the model's outputs."""
-        return self.model(self.normalise(images, mask), mask)
+    def forward(
+        self, images: Tensor, mask: Tensor | None = None, targets: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> Any:
+        """uint8 images to the model's outputs; the targets reach a model that wants them now."""
+        given = (targets,) if targets is not None and getattr(self.model, "wants_targets", False) else ()
+        return self.network(self.normalise(images, mask), mask, *given)
 
     def step(self, batch: DetectionBatch) -> tuple[Any, Tensor, dict[str, Tensor]]:
         """Outputs, the loss to minimise, and its unweighted terms."""
-        outputs = self(batch["images"], batch["mask"])
+        outputs = self(batch["images"], batch["mask"], batch["targets"])
         losses = self.criterion(outputs, batch["targets"])
         if isinstance(losses, Tensor):
             return outputs, losses, {}
         return outputs, self.weigh(losses), losses
 
     def weigh(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Σ weight · loss. ``loss_bbox_3`` and ``loss_bbox_enc`` weigh what ``loss_bbox`` does."""
+        """Σ weight · loss, where ``loss_bbox_3``, ``loss_bbox_enc`` and ``loss_bbox_dn_0`` weigh what ``loss_bbox``
+        does.
+
+        The weight is that of the longest name in ``criterion.weights`` which the loss's name equals, or begins with
+        followed by ``_``: with ``loss_ce_dn`` in it, too, ``loss_ce_dn_0`` weighs what that does. A loss without such a
+        name is only logged.
+
+        Raises:
+            ValueError: no loss has a weight.
+        """
         weights: Mapping[str, float] | None = getattr(self.criterion, "weights", None)
         if weights is None:
             return torch.stack(list(losses.values())).sum()
-        terms = []
-        for name, value in losses.items():
-            stem, _, suffix = name.rpartition("_")
-            base = stem if name not in weights and (suffix.isdigit() or suffix == "enc") else name
-            if base in weights:
-                terms.append(weights[base] * value)
+        named = ((longest_prefix(name, weights), value) for name, value in losses.items())
+        terms = [weights[name] * value for name, value in named if name is not None]
         if not terms:
             raise ValueError(f"criterion.weights has none of {', '.join(losses)}: nothing to minimise")
         return torch.stack(terms).sum()
@@ -260,3 +278,14 @@ class DetectionTask(BaseTask):
         self.log_dict(
             {f"{stage}/map_class/{name}": found[i].float() for i, name in enumerate(self.info.classes) if i in found}
         )
+
+
+def longest_prefix(name: str, names: Container[str]) -> str | None:
+    """The longest of ``names`` that ``name`` equals, or begins with followed by ``_``; None if there is none.
+
+    >>> longest_prefix("loss_ce_dn_0", {"loss_ce", "loss_ce_dn"}), longest_prefix("loss_center", {"loss_ce"})
+    ('loss_ce_dn', None)
+    """
+    while name and name not in names:
+        name = name.rpartition("_")[0]
+    return name or None

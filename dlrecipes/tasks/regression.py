@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -37,6 +38,7 @@ class RegressionTask(ImageTask):
     monitor: ClassVar[str] = "val/mae"
     monitor_mode: ClassVar[str] = "min"
     headline: ClassVar[tuple[str, ...]] = ("mae", "r2", "rmse")
+    overfit_goal: ClassVar[Mapping[str, float]] = {"r2": 0.9}
 
     _target_mean: Tensor
     _target_std: Tensor

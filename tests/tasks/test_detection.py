@@ -18,6 +18,7 @@ from dlrecipes.errors import CheckpointError, UserError
 from dlrecipes.models import DETR
 from dlrecipes.models.detr import SetCriterion
 from dlrecipes.tasks import DetectionTask
+from dlrecipes.tasks.detection import longest_prefix
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -61,6 +62,23 @@ class Data(L.LightningDataModule):
     train_dataloader = val_dataloader = test_dataloader = loader
 
 
+class Teacher(DETR):
+    """Wants the targets in training, as denoising queries do."""
+
+    def __init__(self) -> None:
+        super().__init__("test_resnet", 91, 6, pretrained_backbone=False, hidden_dim=32, encoder_layers=0,
+                         decoder_layers=1, feedforward_dim=32)  # fmt: skip
+        self.seen: list[tuple[bool, int | None]] = []
+
+    @property
+    def wants_targets(self) -> bool:
+        return self.training
+
+    def forward(self, images: Tensor, mask: Tensor | None = None, targets: list | None = None) -> dict[str, Tensor]:
+        self.seen.append((self.training, None if targets is None else len(targets)))
+        return super().forward(images, mask)
+
+
 class SquaredCriterion(nn.Module):
     """A user's own loss: one scalar."""
 
@@ -96,6 +114,58 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DetectionTask, L.
     file = Path(trainer.default_root_dir) / "last.ckpt"
     trainer.save_checkpoint(file)
     return task, trainer, file
+
+
+def test_targets_reach_a_model_that_wants_them_and_only_then(tmp_path: Path) -> None:
+    task = DetectionTask(Teacher())
+    fit(task, tmp_path)
+    assert task.model.seen == [(True, 2), (True, 2), (False, None), (False, None)]
+
+
+def test_options_of_the_schedule_reach_the_optimizer(tmp_path: Path) -> None:
+    options = {"schedule": "step", "schedule_args": {"milestones": [0.4], "gamma": 0.5}, "min_lr_factor": 0.2}
+    task = DetectionTask(make_model(), lr=1.0, **options)
+    trainer = fit(task, tmp_path)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.2 + 0.8 * 0.5)
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    again = DetectionTask.load_from_checkpoint(tmp_path / "x.ckpt")
+    assert {name: getattr(again, name) for name in options} == options
+
+
+def test_a_compiled_detector_is_the_same_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torch.compile's code generator, which takes a minute."""
+    original, found = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda net, dynamic, mode: original(net, dynamic=dynamic, backend="eager"))
+    for mode in ("never", "default"):
+        torch.manual_seed(0)
+        task = DetectionTask(make_model(), lr=1e-3, compile_mode=mode)
+        fit(task, tmp_path / mode)
+        assert task.compiled == (mode == "default")
+        found.append(task.model.bbox_embed.layers[0].weight.detach())
+    torch.testing.assert_close(*found)
+
+
+def test_layer_decay_needs_layers(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="layer_decay"):
+        fit(DetectionTask(make_model(), layer_decay=0.7), tmp_path)
+
+
+class HandsOn(DetectionTask):
+    """A user's task that hands on what it does not know."""
+
+    def __init__(self, gain: float = 1.0, **others: object) -> None:
+        super().__init__(**others)
+        self.gain = gain
+
+
+def test_a_task_that_hands_on_its_arguments_keeps_them_in_checkpoints(tmp_path: Path) -> None:
+    trainer = fit(
+        HandsOn(gain=2.0, model=make_model(), criterion=SetCriterion(no_object_weight=0.3), lr=3e-3), tmp_path
+    )
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    again = HandsOn.load_from_checkpoint(tmp_path / "x.ckpt")
+    assert (again.gain, again.lr, again.criterion.no_object_weight) == (2.0, 3e-3, 0.3)
+    assert again.model.init_args["hidden_dim"] == 32
 
 
 def test_the_data_decides_the_classes(trained: tuple) -> None:
@@ -167,10 +237,16 @@ def test_init_takes_weights_and_says_so(trained: tuple, capsys: pytest.CaptureFi
     assert torch.equal(task.model.class_embed.weight, trained[0].model.class_embed.weight)
 
 
-def test_weights_of_losses_reach_every_layer() -> None:
+def test_weights_of_losses_reach_every_layer_and_query_set() -> None:
     task = DetectionTask(make_model())
-    losses = {name: torch.tensor(1.0) for name in ("loss_ce", "loss_bbox_0", "loss_giou_enc", "class_error")}
-    assert task.weigh(losses).item() == 1 + 5 + 2
+    names = ("loss_ce", "loss_bbox_0", "loss_giou_enc", "loss_bbox_dn_11", "loss_giou_hybrid", "loss_ce_group_3")
+    logged = ("class_error", "cardinality_error_0", "matched_iou", "loss_center", "loss")
+    losses = {name: torch.tensor(1.0) for name in (*names, *logged)}
+    assert task.weigh(losses).item() == 1 + 5 + 2 + 5 + 2 + 1
+    task.criterion.weights = {"loss_ce": 1.0, "loss_ce_dn": 0.5, "loss_ce_dn_0": 0.25}
+    every = {name: torch.tensor(1.0) for name in ("loss_ce_1", "loss_ce_dn", "loss_ce_dn_1", "loss_ce_dn_0")}
+    assert task.weigh(every).item() == 1 + 0.5 + 0.5 + 0.25
+    assert {longest_prefix(name, {"loss_ce"}) for name in logged} == {None}
     with pytest.raises(ValueError, match="nothing to minimise"):
         task.weigh({"class_error": torch.tensor(1.0)})
 
