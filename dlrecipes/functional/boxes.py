@@ -6,7 +6,19 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-__all__ = ["box_giou", "box_iou", "cxcywh_to_xyxy", "inverse_sigmoid", "pairwise_giou", "xyxy_to_cxcywh"]
+__all__ = [
+    "NO_AREA",
+    "box_giou",
+    "box_iou",
+    "box_iou_giou",
+    "cxcywh_to_xyxy",
+    "inverse_sigmoid",
+    "pairwise_giou",
+    "xyxy_to_cxcywh",
+]
+
+# What is smaller is no area, and no squared length: gradients that divide by less overflow.
+NO_AREA = 1e-20
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
@@ -31,14 +43,6 @@ def inverse_sigmoid(p: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.logit(p, eps=eps)
 
 
-def _intersection_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    intersection = size[..., 0] * size[..., 1]
-    area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
-    area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
-    return intersection, area_a + area_b - intersection
-
-
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """|A ∩ B| / |A ∪ B| of boxes in the same place of two arrays that broadcast.
 
@@ -46,14 +50,13 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
         a, b: [..., 4] as (x1, y1, x2, y2).
 
     Returns:
-        [...]; 0 where both boxes have no area.
+        [...] in [0, 1]; 0, and so are the gradients, where both boxes have no area (at most 1e-20).
 
     Example:
         >>> box_iou(torch.tensor([0.0, 0, 2, 2]), torch.tensor([[0.0, 0, 2, 1], [2, 2, 3, 3]])).tolist()
         [0.5, 0.0]
     """
-    intersection, union = _intersection_union(a, b)
-    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+    return _ratio(*_intersection_union(a, b))
 
 
 def box_giou(a: Tensor, b: Tensor) -> Tensor:
@@ -66,17 +69,37 @@ def box_giou(a: Tensor, b: Tensor) -> Tensor:
         a, b: [..., 4] as (x1, y1, x2, y2); they broadcast.
 
     Returns:
-        [...] in [−1, 1].
+        [...] in [−1, 1]; 0, and so are the gradients, where C has no area (at most 1e-20: the same point twice, or both
+        boxes on one upright or level line).
 
     Example:
         >>> box_giou(torch.tensor([0.0, 0, 1, 1]), torch.tensor([2.0, 0, 3, 1]))
         tensor(-0.3333)
     """
+    return box_iou_giou(a, b)[1]
+
+
+def box_iou_giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """``box_iou`` and ``box_giou`` for little more than the price of one."""
     intersection, union = _intersection_union(a, b)
     around = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     hull = around[..., 0] * around[..., 1]
-    tiny = torch.finfo(union.dtype).tiny
-    return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+    iou = _ratio(intersection, union)
+    return iou, iou - _ratio(hull - union, hull)
+
+
+def _intersection_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    intersection = size[..., 0] * size[..., 1]
+    area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
+    area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
+    return intersection, area_a + area_b - intersection
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole; 0, without gradient, where the whole is no area: the gradient of a division by it is NaN."""
+    nothing = whole.detach() <= NO_AREA
+    return (part / whole.masked_fill(nothing, 1.0)).masked_fill(nothing, 0.0)
 
 
 def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:

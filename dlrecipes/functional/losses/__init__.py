@@ -1,11 +1,6 @@
 """Loss formulas as pure functions."""
 
-from dlrecipes.functional.losses.binary import (
-    asymmetric_loss,
-    binary_cross_entropy,
-    sigmoid_focal_loss,
-    varifocal_loss,
-)
+from dlrecipes.functional.losses.binary import asymmetric_loss, binary_cross_entropy, sigmoid_focal_loss
 from dlrecipes.functional.losses.boxes import ciou_loss, diou_loss, giou_loss, iou_loss
 from dlrecipes.functional.losses.classification import cross_entropy, focal_loss, poly1_loss
 from dlrecipes.functional.losses.longtail import logit_adjusted_cross_entropy
@@ -15,6 +10,7 @@ from dlrecipes.functional.losses.noisy import (
     symmetric_cross_entropy,
     tempered_log_softmax,
 )
+from dlrecipes.functional.losses.quality import ia_bce_loss, mal_loss, varifocal_loss
 from dlrecipes.functional.losses.regression import (
     huber_loss,
     l1_loss,
@@ -37,12 +33,14 @@ __all__ = [
     "generalized_cross_entropy",
     "giou_loss",
     "huber_loss",
+    "ia_bce_loss",
     "iou_loss",
     "l1_loss",
     "l2_loss",
     "laplace_nll_loss",
     "log_cosh_loss",
     "logit_adjusted_cross_entropy",
+    "mal_loss",
     "poly1_loss",
     "quantile_loss",
     "sigmoid_focal_loss",

@@ -1,4 +1,4 @@
-"""Losses on sigmoids: each output is a yes-or-no question of its own (multi-label, quality of boxes)."""
+"""Losses on sigmoids: each output is a yes-or-no question of its own (multi-label)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from dlrecipes.functional.losses.classes import as_distribution
 from dlrecipes.functional.losses.reduce import check_same_shape, reduce_loss, safe_pow, upcast
 
-__all__ = ["asymmetric_loss", "binary_cross_entropy", "sigmoid_focal_loss", "varifocal_loss"]
+__all__ = ["asymmetric_loss", "binary_cross_entropy", "sigmoid_focal_loss"]
 
 
 def _prepare(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -166,29 +166,3 @@ def _focal_terms(logits: Tensor, gamma_pos: float, gamma_neg: float, clip: float
     if gamma_neg:
         negative = safe_pow(chance, gamma_neg) * negative
     return positive, negative
-
-
-def varifocal_loss(logits: Tensor, quality: Tensor, *, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
-    r"""Varifocal loss: the score learns the quality q (IoU) of its box (Zhang et al., 2021, arXiv:2008.13367, eq. 2).
-
-    With :math:`p = \sigma(\text{logit})`:
-
-    .. math:: \text{VFL} = q\, \text{BCE}(p, q) \text{ if } q > 0, \text{ else } \alpha\, p^\gamma\, \text{BCE}(p, 0)
-
-    Args:
-        logits: float, any shape; computed in float32 or wider.
-        quality: same shape, in 0..1; 0 marks a negative. No gradient flows into it.
-        alpha: weight of negatives.
-        gamma: how fast easy negatives fade.
-
-    Returns:
-        The loss of each element, shape of ``logits``.
-
-    Example:
-        >>> varifocal_loss(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0]))
-        tensor([0.6931, 0.1300])
-    """
-    logits = upcast(logits)
-    quality = quality.detach().to(logits.dtype)
-    weight = torch.where(quality > 0, quality, alpha * logits.sigmoid().pow(gamma))
-    return weight * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")

@@ -3,24 +3,20 @@
 All take ``(input, target)`` of one shape [..., 4] as (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, relative or in
 pixels, compute in float32 or wider, and let no gradient into the target. The order of corners is not checked, as a
 GPU's host would have to wait. Where the smallest box around a pair has no area (at most 1e-20: the same point twice, or
-both on one upright or level line), IoU and GIoU are 0, and so are their gradients, which would otherwise be NaN.
+both on one upright or level line), IoU and GIoU are 0, and so are their gradients.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from dlrecipes.functional.boxes import box_giou, box_iou
+from dlrecipes.functional.boxes import NO_AREA, box_giou, box_iou
 from dlrecipes.functional.losses.reduce import check_same_shape, reduce_loss, upcast
 
 __all__ = ["ciou_loss", "diou_loss", "giou_loss", "iou_loss"]
-
-# What is smaller is no area, and no squared length: gradients that divide by less overflow.
-_EPS = 1e-20
 
 
 def _prepare(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,27 +33,16 @@ def _span(input: Tensor, target: Tensor) -> Tensor:
     return torch.maximum(input[..., 2:], target[..., 2:]) - torch.minimum(input[..., :2], target[..., :2])
 
 
-def _overlap(measure: Callable[[Tensor, Tensor], Tensor], input: Tensor, target: Tensor) -> Tensor:
-    """``measure`` of each pair; 0, without gradient, of flat ones, in whose place it sees unit squares."""
-    flat = _span(input.detach(), target).prod(-1) <= _EPS
-
-    def square_where_flat(boxes: Tensor) -> Tensor:
-        mask = flat[..., None]
-        return torch.cat((boxes[..., :2].masked_fill(mask, 0), boxes[..., 2:].masked_fill(mask, 1)), dim=-1)
-
-    return measure(square_where_flat(input), square_where_flat(target)).masked_fill(flat, 0)
-
-
 def _centre_penalty(input: Tensor, target: Tensor) -> Tensor:
     """Squared distance of the centres over the squared diagonal of the smallest box around both: in 0..1."""
     offset = (input[..., :2] + input[..., 2:] - target[..., :2] - target[..., 2:]) / 2
-    return offset.square().sum(-1) / _span(input, target).square().sum(-1).clamp(min=_EPS)
+    return offset.square().sum(-1) / _span(input, target).square().sum(-1).clamp(min=NO_AREA)
 
 
 def _aspect_angle(boxes: Tensor) -> Tensor:
     """atan(width / height); π / 4, without gradient, of a point, which has no shape."""
     size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
-    point = (size.detach().square().sum(-1) <= _EPS)[..., None]
+    point = (size.detach().square().sum(-1) <= NO_AREA)[..., None]
     width, height = size.masked_fill(point, 1).unbind(-1)
     return torch.atan2(width, height)
 
@@ -84,7 +69,7 @@ def iou_loss(input: Tensor, target: Tensor, *, sample_weight: Tensor | None = No
         tensor(0.5000)
     """
     input, target = _prepare(input, target)
-    return reduce_loss(1 - _overlap(box_iou, input, target), reduction, sample_weight)
+    return reduce_loss(1 - box_iou(input, target), reduction, sample_weight)
 
 
 def giou_loss(input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
@@ -109,7 +94,7 @@ def giou_loss(input: Tensor, target: Tensor, *, sample_weight: Tensor | None = N
         tensor(1.3333)
     """
     input, target = _prepare(input, target)
-    return reduce_loss(1 - _overlap(box_giou, input, target), reduction, sample_weight)
+    return reduce_loss(1 - box_giou(input, target), reduction, sample_weight)
 
 
 def diou_loss(input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
@@ -136,7 +121,7 @@ def diou_loss(input: Tensor, target: Tensor, *, sample_weight: Tensor | None = N
         tensor(1.4000)
     """
     input, target = _prepare(input, target)
-    loss = 1 - _overlap(box_iou, input, target) + _centre_penalty(input, target)
+    loss = 1 - box_iou(input, target) + _centre_penalty(input, target)
     return reduce_loss(loss, reduction, sample_weight)
 
 
@@ -167,8 +152,8 @@ def ciou_loss(input: Tensor, target: Tensor, *, sample_weight: Tensor | None = N
         tensor(0.5345)
     """
     input, target = _prepare(input, target)
-    iou = _overlap(box_iou, input, target)
+    iou = box_iou(input, target)
     v = (2 / math.pi * (_aspect_angle(target) - _aspect_angle(input))).square()
     with torch.no_grad():
-        alpha = v / (1 - iou + v).clamp(min=_EPS)  # of identical boxes 0 / 0
+        alpha = v / (1 - iou + v).clamp(min=NO_AREA)  # of identical boxes 0 / 0
     return reduce_loss(1 - iou + _centre_penalty(input, target) + alpha * v, reduction, sample_weight)
