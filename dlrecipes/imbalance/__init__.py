@@ -1,18 +1,33 @@
 """Imbalanced labels: what is known about the classes, and how rare ones are seen more often."""
 
+from dlrecipes.imbalance.adasyn import ADASYN
 from dlrecipes.imbalance.balanced import BalancedDistributedSampler, MPerClassSampler, SamplingMode, class_shares
 from dlrecipes.imbalance.class_info import ClassInfo
 from dlrecipes.imbalance.double import double_balance
+from dlrecipes.imbalance.feature_smote import FeatureSMOTE
+from dlrecipes.imbalance.noise import GaussianNoise, Interpolate
+from dlrecipes.imbalance.oversample import OverSampler, check_no_leakage
 from dlrecipes.imbalance.repeat_factor import RepeatFactorSampler, repeat_factors
 from dlrecipes.imbalance.sharding import ShardedSampler
+from dlrecipes.imbalance.smote import SMOTE, BorderlineSMOTE
+from dlrecipes.imbalance.smotenc import SMOTENC
 
 __all__ = [
+    "ADASYN",
+    "SMOTE",
+    "SMOTENC",
     "BalancedDistributedSampler",
+    "BorderlineSMOTE",
     "ClassInfo",
+    "FeatureSMOTE",
+    "GaussianNoise",
+    "Interpolate",
     "MPerClassSampler",
+    "OverSampler",
     "RepeatFactorSampler",
     "SamplingMode",
     "ShardedSampler",
+    "check_no_leakage",
     "class_shares",
     "double_balance",
     "repeat_factors",

@@ -1,0 +1,194 @@
+"""The nearest points of each query, exactly and in pieces: no matrix of all distances is ever held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dlrecipes.errors import UserError
+
+__all__ = ["Neighbours", "nearest_neighbours", "rows_at_once"]
+
+_BLOCK = 64  # columns whose minimum stands for them while candidates are chosen
+_SPARE = 8  # candidates beyond the k wanted that the first, float32 pass keeps
+_ROWS = 4096  # points that are turned into float64 at a time
+_MEMORY = {"cpu": 64 << 20, "cuda": 512 << 20}  # bytes of temporaries: what the caches like, what fills a GPU
+
+
+class Neighbours(NamedTuple):
+    """The k nearest points of each query, nearest first; of equally near ones the lower index first.
+
+    Attributes:
+        indices: int64 [Q, k], rows of ``points``.
+        distances: float64 [Q, k], squared Euclidean.
+    """
+
+    indices: Tensor
+    distances: Tensor
+
+
+def rows_at_once(num_points: int, dim: int, candidates: int, memory: int, itemsize: int = 4) -> int:
+    """Queries that fit ``memory`` bytes: a row of scores each, and its candidates' differences in float64, twice.
+
+    Example:
+        >>> rows_at_once(100_000, 512, candidates=14, memory=64 << 20)
+        117
+    """
+    return max(1, memory // (itemsize * (num_points + _BLOCK) + 24 * candidates * dim))
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Products in IEEE arithmetic, whatever the user allows for training: TF32 and bfloat16 lose neighbours."""
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+class _Scores:
+    """|q − p|² of every query and point but for rounding, in ``dtype``, by a matrix product of centred, scaled points.
+
+    Attributes:
+        scale: what distances are divided by.
+    """
+
+    def __init__(self, points: Tensor, dtype: torch.dtype) -> None:
+        count, dim = points.shape
+        self.count, self.dtype = count, dtype
+        starts = range(0, count, _ROWS)
+        self.centre = torch.stack([points[i : i + _ROWS].double().sum(0) for i in starts]).sum(0) / count
+        largest = torch.stack([(points[i : i + _ROWS].double() - self.centre).abs().max() for i in starts]).max()
+        self.scale = torch.where(largest > 0, largest, 1.0)
+        padded = -(-count // _BLOCK) * _BLOCK
+        self.matrix = torch.zeros(padded, dim, dtype=dtype, device=points.device)
+        self.half_norms = torch.full((padded,), torch.inf, dtype=dtype, device=points.device)
+        for start in starts:
+            piece = self.shift(points[start : start + _ROWS])
+            self.matrix[start : start + len(piece)] = piece
+            self.half_norms[start : start + len(piece)] = piece.square().sum(1) / 2
+        self.reach = (2 * self.half_norms[:count].max()).sqrt().double()
+
+    def shift(self, rows: Tensor) -> Tensor:
+        return ((rows.double() - self.centre) / self.scale).to(self.dtype)
+
+    def __call__(self, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Shifted queries → scores |p|²/2 − q·p [Q, padded], |q|² [Q], and how far |q − p|² may be off [Q].
+
+        The bound is γ_D of a product of D terms (Higham, 2002, section 3.1) and the rounding of what goes into it,
+        twice.
+        """
+        norms = queries.square().sum(1)
+        eps = torch.finfo(self.dtype).eps
+        error = eps * (self.matrix.shape[1] / 2 + 16) * (norms.double().sqrt() + self.reach).square()
+        return torch.addmm(self.half_norms, queries, self.matrix.T, alpha=-1), norms, error
+
+
+def _smallest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest of each row and their columns; the columns are a multiple of ``_BLOCK``.
+
+    They lie in the k groups of columns whose minima are smallest, so that only those are sorted.
+    """
+    rows, columns = scores.shape
+    groups = columns // _BLOCK
+    if groups < 4 * k:
+        found = scores.topk(k, dim=1, largest=False)
+        return found.values, found.indices
+    group = scores.view(rows, _BLOCK, groups).amin(1).topk(k, dim=1, largest=False, sorted=False).indices
+    member = torch.arange(_BLOCK, device=scores.device) * groups
+    column = (group[:, :, None] + member).flatten(1)
+    found = scores.gather(1, column).topk(k, dim=1, largest=False)
+    return found.values, column.gather(1, found.indices)
+
+
+def _rank(queries: Tensor, points: Tensor, candidates: Tensor, k: int) -> Neighbours:
+    """The k nearest among each query's candidates, by differences in float64."""
+    candidates = candidates.sort(dim=1).values
+    difference = points[candidates].double().sub_(queries.double()[:, None])
+    distance, order = difference.square_().sum(-1).sort(dim=1, stable=True)
+    return Neighbours(candidates.gather(1, order[:, :k]), distance[:, :k])
+
+
+def _certainly(queries: Tensor, points: Tensor, k: int, scores: _Scores, within: Tensor, memory: int) -> Neighbours:
+    """As ``nearest_neighbours`` of few queries: every point no farther than ``within`` (scaled, [Q]) is ranked."""
+    found: list[Neighbours] = []
+    step = rows_at_once(len(points), points.shape[1], k, memory, scores.dtype.itemsize)
+    for start in range(0, len(queries), step):
+        rows, limit = queries[start : start + step], within[start : start + step]
+        score, norm, error = scores(scores.shift(rows))
+        inside = (2 * score + norm[:, None]) <= (limit + error)[:, None]
+        candidates = _smallest(score, max(k, int(inside.sum(1).max())))[1]
+        few = rows_at_once(0, points.shape[1], candidates.shape[1], memory)
+        starts = range(0, len(rows), few)
+        found += [_rank(rows[i : i + few], points, candidates[i : i + few], k) for i in starts]
+    return Neighbours(torch.cat([n.indices for n in found]), torch.cat([n.distances for n in found]))
+
+
+@torch.no_grad()
+def nearest_neighbours(queries: Tensor, points: Tensor, k: int, *, memory: int | None = None) -> Neighbours:
+    """The k points nearest to each query in Euclidean distance.
+
+    Candidates come from a float32 matrix product over a piece of the queries, k + 8 a query, and are ranked by
+    differences in float64. Where the product's rounding could have lost a neighbour, the query is asked again in
+    float64 with as many candidates as rounding leaves in doubt. So the answer is that of float64 differences over all
+    pairs, whatever ``memory``; a query that is one of the points finds itself.
+
+    Time O(Q · N · D), memory O((Q + N) · (D + k)) and ``memory``.
+
+    Args:
+        queries: [Q, D].
+        points: [N, D], of the same dtype and device. Any floating or integer dtype; finite.
+        k: 1 to N.
+        memory: bytes for temporaries; None: 64 MiB on a CPU, 512 MiB on a GPU.
+
+    Raises:
+        UserError: tensors that are no two lists of vectors of one length, or k outside 1..N.
+
+    Example:
+        >>> points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 0.0]])
+        >>> nearest_neighbours(points[:2], points, 2)
+        Neighbours(indices=tensor([[0, 2],
+                [1, 2]]), distances=tensor([[ 0.,  1.],
+                [ 0., 20.]], dtype=torch.float64))
+    """
+    if queries.ndim != 2 or points.ndim != 2 or queries.shape[1] != points.shape[1]:
+        raise UserError(
+            f"nearest_neighbours needs two lists of vectors of one length, but queries are {list(queries.shape)} and "
+            f"points {list(points.shape)}: flatten what has more dimensions"
+        )
+    if not 1 <= k <= len(points):
+        raise UserError(
+            f"nearest_neighbours was asked for k={k} of {len(points)} points: k must be in 1..{len(points)}"
+        )
+    memory = memory or _MEMORY.get(queries.device.type, _MEMORY["cpu"])
+    wide = min(k + _SPARE, len(points))
+    index = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+    distance = torch.empty(len(queries), k, dtype=torch.float64, device=queries.device)
+    doubtful = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
+    with _full_precision(queries.device):
+        scores = _Scores(points, torch.float32)
+        step = rows_at_once(len(points), points.shape[1], wide, memory)
+        for start in range(0, len(queries), step):
+            piece = slice(start, start + step)
+            score, norm, error = scores(scores.shift(queries[piece]))
+            value, candidates = _smallest(score, wide)
+            index[piece], distance[piece] = _rank(queries[piece], points, candidates, k)
+            if wide < len(points):
+                beyond = 2 * value[:, -1].double() + norm.double() - error  # no other point is nearer
+                doubtful[piece] = ~(distance[piece, -1] / scores.scale.square() < beyond)  # NaN is in doubt, too
+        again = doubtful.nonzero().flatten()
+        if len(again):
+            scores = _Scores(points, torch.float64)
+            within = distance[again, -1] / scores.scale.square()
+            index[again], distance[again] = _certainly(queries[again], points, k, scores, within, memory)
+    return Neighbours(index, distance)
