@@ -1,4 +1,4 @@
-"""Class weights that the user gives or the training data decides."""
+"""Class weights and counts that the user gives or the training data decides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import UserError
 from dlrecipes.functional.class_weights import ClassWeighting, class_weights, positive_weights
 
-__all__ = ["ClassBalance", "ClassWeights"]
+__all__ = ["ClassBalance", "ClassCounts", "ClassWeights"]
 
 ClassWeights = Literal["inverse", "sqrt_inverse", "effective"] | list[float] | None
 
@@ -83,3 +83,59 @@ class ClassBalance(nn.Module):
                 "loss.bind(info), as the tasks do, or give one number a class"
             )
         return self.weight
+
+
+class ClassCounts(nn.Module):
+    """How often each class occurs, for the loss that it is part of; called, it gives the numbers.
+
+    They are a buffer outside the state, as ``ClassBalance``'s weights are, and for the same reason.
+
+    Args:
+        loss: the loss's name, for messages.
+        argument: the name of the loss's argument, for messages.
+        given: samples or frequency of each class, above 0; None: the training set's counts, which ``bind`` brings. A
+            class without a sample then counts as having one, since log 0 or 1/0 would make its first sample infinitely
+            bad.
+
+    Raises:
+        ValueError: numbers that are not finite or not above 0.
+    """
+
+    frequency: Tensor | None
+
+    def __init__(self, loss: str, argument: str, given: list[float] | None) -> None:
+        super().__init__()
+        if given is not None and not all(math.isfinite(n) and n > 0 for n in given):
+            raise ValueError(f"{argument}={given}: finite numbers above 0 are needed")
+        self.loss, self.argument, self.given = loss, argument, given
+        frequency = None if given is None else torch.tensor(given, dtype=torch.float32)
+        self.register_buffer("frequency", frequency, persistent=False)
+
+    def bind(self, info: DataInfo) -> None:
+        """Take ``info.class_counts``, unless numbers were given.
+
+        Raises:
+            UserError: the number of given numbers is not that of the classes.
+        """
+        if self.given is None:
+            device = None if self.frequency is None else self.frequency.device
+            counts = torch.tensor(info.class_counts, dtype=torch.float32, device=device)
+            self.frequency = counts.clamp(min=1)
+        elif len(self.given) != info.num_classes:
+            raise UserError(
+                f"{self.loss} has {self.argument} for {len(self.given)} classes, but the data has {info.num_classes}: "
+                f"give one number each, for {', '.join(info.classes)}"
+            )
+
+    def forward(self) -> Tensor:
+        """float32 [C].
+
+        Raises:
+            UserError: no numbers given, and no ``bind`` yet.
+        """
+        if self.frequency is None:
+            raise UserError(
+                f"{self.loss} must see the training data first: call loss.bind(info), as the tasks do, or give "
+                f"{self.argument}"
+            )
+        return self.frequency

@@ -11,7 +11,7 @@ from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import UserError
 from dlrecipes.functional.losses.reduce import Reduction, check_reduction
 
-__all__ = ["ClassLoss", "Loss", "check_range"]
+__all__ = ["ClassLoss", "Loss", "RegressionLoss", "check_range"]
 
 # kind of data -> what it has, and losses for it
 _KINDS = {
@@ -75,3 +75,14 @@ class ClassLoss(Loss):
         super().__init__(reduction)
         check_range("label_smoothing", label_smoothing, 0, 1)
         self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
+
+
+class RegressionLoss(Loss):
+    """Base of the losses of numbers to predict."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("regression",)
+
+    @property
+    def outputs_per_target(self) -> int:
+        """Numbers that a network gives for each target."""
+        return 1

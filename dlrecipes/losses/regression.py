@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from dlrecipes.functional.losses.regression import (
     tukey_loss,
 )
 from dlrecipes.functional.losses.uncertainty import gaussian_nll_loss, laplace_nll_loss, quantile_loss
-from dlrecipes.losses.base import Loss
+from dlrecipes.losses.base import RegressionLoss
 
 __all__ = [
     "GaussianNLLLoss",
@@ -38,15 +37,6 @@ __all__ = [
 ]
 
 
-class _RegressionLoss(Loss):
-    kinds: ClassVar[tuple[str, ...]] = ("regression",)
-
-    @property
-    def outputs_per_target(self) -> int:
-        """Numbers that a network gives for each target."""
-        return 1
-
-
 def _check_positive(name: str, value: float) -> None:
     if not 0 < value < math.inf:
         raise ValueError(f"{name} is {value}: use a finite number above 0")
@@ -58,7 +48,7 @@ def _check_range(name: str, value: Sequence[float]) -> tuple[float, float]:
     return value[0], value[1]
 
 
-class L1Loss(_RegressionLoss):
+class L1Loss(RegressionLoss):
     """Absolute error: see ``dlrecipes.functional.losses.l1_loss``.
 
     Example:
@@ -72,7 +62,7 @@ class L1Loss(_RegressionLoss):
         return l1_loss(input, target, sample_weight=sample_weight, reduction=self.reduction)
 
 
-class L2Loss(_RegressionLoss):
+class L2Loss(RegressionLoss):
     """Squared error, without the factor ½: see ``dlrecipes.functional.losses.l2_loss``.
 
     Example:
@@ -86,7 +76,7 @@ class L2Loss(_RegressionLoss):
         return l2_loss(input, target, sample_weight=sample_weight, reduction=self.reduction)
 
 
-class HuberLoss(_RegressionLoss):
+class HuberLoss(RegressionLoss):
     """Squared near the target, absolute far from it: see ``dlrecipes.functional.losses.huber_loss``.
 
     Args:
@@ -107,7 +97,7 @@ class HuberLoss(_RegressionLoss):
         return huber_loss(input, target, delta=self.delta, sample_weight=sample_weight, reduction=self.reduction)
 
 
-class SmoothL1Loss(_RegressionLoss):
+class SmoothL1Loss(RegressionLoss):
     """Absolute error with a rounded tip: see ``dlrecipes.functional.losses.smooth_l1_loss``.
 
     Args:
@@ -129,7 +119,7 @@ class SmoothL1Loss(_RegressionLoss):
         return smooth_l1_loss(input, target, beta=self.beta, sample_weight=sample_weight, reduction=self.reduction)
 
 
-class LogCoshLoss(_RegressionLoss):
+class LogCoshLoss(RegressionLoss):
     """Like Huber's, and smooth everywhere: see ``dlrecipes.functional.losses.log_cosh_loss``."""
 
     def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
@@ -137,7 +127,7 @@ class LogCoshLoss(_RegressionLoss):
         return log_cosh_loss(input, target, sample_weight=sample_weight, reduction=self.reduction)
 
 
-class TukeyLoss(_RegressionLoss):
+class TukeyLoss(RegressionLoss):
     """An outlier costs a constant and has no gradient: see ``dlrecipes.functional.losses.tukey_loss``.
 
     Args:
@@ -158,7 +148,7 @@ class TukeyLoss(_RegressionLoss):
         return tukey_loss(input, target, c=self.c, sample_weight=sample_weight, reduction=self.reduction)
 
 
-class QuantileLoss(_RegressionLoss):
+class QuantileLoss(RegressionLoss):
     """Several quantiles at once: see ``dlrecipes.functional.losses.quantile_loss``.
 
     Args:
@@ -200,7 +190,7 @@ class QuantileLoss(_RegressionLoss):
         )
 
 
-class GaussianNLLLoss(_RegressionLoss):
+class GaussianNLLLoss(RegressionLoss):
     """Mean and log-variance of a normal distribution: see ``dlrecipes.functional.losses.gaussian_nll_loss``.
 
     Args:
@@ -253,7 +243,7 @@ class GaussianNLLLoss(_RegressionLoss):
         )
 
 
-class LaplaceNLLLoss(_RegressionLoss):
+class LaplaceNLLLoss(RegressionLoss):
     """Location and log-scale of a Laplace distribution: see ``dlrecipes.functional.losses.laplace_nll_loss``.
 
     Args:

@@ -23,6 +23,8 @@ class Row:
         mass: target -> what each element counts in the mean's divisor; None: 1 each.
         gradcheck: whether the loss is smooth where ``inputs`` lie.
         huge: inputs of ± this size must leave value and gradient finite; None: inputs of that size mean nothing.
+        of_batch: the loss of an element depends on the others in its batch, so a weight of 0 does not make it absent,
+            and shards are not the whole.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Row:
     mass: Callable[[Tensor], Tensor] | None = None
     gradcheck: bool = True
     huge: float | None = 1e4
+    of_batch: bool = False
 
 
 def all_rows() -> list[Row]:

@@ -1,9 +1,19 @@
 """Loss formulas as pure functions."""
 
+from dlrecipes.functional.losses.balanced_regression import balanced_mse_loss, gai_loss
 from dlrecipes.functional.losses.binary import asymmetric_loss, binary_cross_entropy, sigmoid_focal_loss
 from dlrecipes.functional.losses.boxes import ciou_loss, diou_loss, giou_loss, iou_loss
 from dlrecipes.functional.losses.classification import cross_entropy, focal_loss, poly1_loss
-from dlrecipes.functional.losses.longtail import logit_adjusted_cross_entropy
+from dlrecipes.functional.losses.contrastive import balanced_contrastive_loss, supervised_contrastive_loss
+from dlrecipes.functional.losses.distillation import distillation_loss
+from dlrecipes.functional.losses.label_aware import label_aware_smoothing, label_aware_smoothing_loss
+from dlrecipes.functional.losses.longtail import (
+    logit_adjusted_cross_entropy,
+    post_hoc_logit_adjustment,
+    vector_scaling_loss,
+)
+from dlrecipes.functional.losses.margin import ldam_loss, ldam_margins, seesaw_loss
+from dlrecipes.functional.losses.multilabel import distribution_balanced_loss, rebalanced_weights
 from dlrecipes.functional.losses.noisy import (
     bi_tempered_loss,
     generalized_cross_entropy,
@@ -23,12 +33,17 @@ from dlrecipes.functional.losses.uncertainty import gaussian_nll_loss, laplace_n
 
 __all__ = [
     "asymmetric_loss",
+    "balanced_contrastive_loss",
+    "balanced_mse_loss",
     "bi_tempered_loss",
     "binary_cross_entropy",
     "ciou_loss",
     "cross_entropy",
     "diou_loss",
+    "distillation_loss",
+    "distribution_balanced_loss",
     "focal_loss",
+    "gai_loss",
     "gaussian_nll_loss",
     "generalized_cross_entropy",
     "giou_loss",
@@ -37,16 +52,25 @@ __all__ = [
     "iou_loss",
     "l1_loss",
     "l2_loss",
+    "label_aware_smoothing",
+    "label_aware_smoothing_loss",
     "laplace_nll_loss",
+    "ldam_loss",
+    "ldam_margins",
     "log_cosh_loss",
     "logit_adjusted_cross_entropy",
     "mal_loss",
     "poly1_loss",
+    "post_hoc_logit_adjustment",
     "quantile_loss",
+    "rebalanced_weights",
+    "seesaw_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
+    "supervised_contrastive_loss",
     "symmetric_cross_entropy",
     "tempered_log_softmax",
     "tukey_loss",
     "varifocal_loss",
+    "vector_scaling_loss",
 ]
