@@ -6,7 +6,7 @@ Tasks, data, callbacks and runs never import each other; they meet in these type
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor
 
@@ -152,6 +152,8 @@ class ImageBatch(TypedDict):
             0 or 1 (multilabel); float32 [B, T] in the data's own units (regression).
         weights: float32 [B], how much each sample counts in the loss; None: all the same.
         index: int64 [B], positions in the split.
+        draw: int64 [B], what the samples' random numbers follow from beside the epoch: ``index + k * n`` for the k-th
+            further copy of an image that comes several times in an epoch. Without it: ``index``.
         epoch: which the batch belongs to; 0 in evaluation.
         paths: B file names, for error messages and pictures.
     """
@@ -160,6 +162,7 @@ class ImageBatch(TypedDict):
     targets: Tensor
     weights: Tensor | None
     index: Tensor
+    draw: NotRequired[Tensor]
     epoch: int
     paths: list[str]
 

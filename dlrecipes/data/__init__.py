@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dlrecipes.data.parquet_images import ParquetImages
     from dlrecipes.data.predict import find_images, predict_loader
     from dlrecipes.data.records import DetectionRecord, DetectionSource
+    from dlrecipes.data.resample import ResampledEpochSampler
     from dlrecipes.data.sampler import EpochSampler
     from dlrecipes.data.scenes import DigitScenes
     from dlrecipes.data.scenes_export import export_coco
@@ -55,6 +56,7 @@ __all__ = [
     "MixSamples",
     "ParquetImages",
     "PathImages",
+    "ResampledEpochSampler",
     "ResumableDataLoader",
     "TorchvisionImages",
     "array_source",
@@ -91,6 +93,7 @@ _MODULES = {
     "MixSamples": "mixing",
     "ParquetImages": "parquet_images",
     "PathImages": "image_files",
+    "ResampledEpochSampler": "resample",
     "ResumableDataLoader": "loader",
     "TorchvisionImages": "image_files",
     "array_source": "arrays",

@@ -21,6 +21,7 @@ from dlrecipes.data.image_report import ImageAuditReport
 from dlrecipes.data.image_source import ImageSource, ImageTable
 from dlrecipes.data.image_transforms import ImageTransform
 from dlrecipes.data.loader import ResumableDataLoader, leaves_out_rest, make_loader
+from dlrecipes.data.resample import ResampledEpochSampler, Resampling
 from dlrecipes.data.sampler import EpochSampler
 from dlrecipes.data.workers import at_least, choose_workers, rank_of
 from dlrecipes.errors import UserError
@@ -65,6 +66,14 @@ class ClassificationData(L.LightningDataModule):
         mix: ``"none"``, ``"mixup"``, ``"cutmix"`` or ``"both"``, see `dlrecipes.data.MixSamples`.
         mix_alpha: of the Beta distribution; None: 0.2 for mixup, 1 for CutMix.
         mix_prob: of mixing a sample.
+        sampler: how often training draws an image: None: once an epoch; ``"class"`` (classes equally often),
+            ``"sqrt"``, ``"effective"``, ``"progressive"`` (from the data's frequencies to equal ones over the run) and
+            ``"instance"`` are those of `dlrecipes.imbalance.BalancedDistributedSampler`, for one label an image;
+            ``"repeat"`` is `dlrecipes.imbalance.RepeatFactorSampler`, for several. Each copy is augmented in its own
+            way.
+        sampler_start: epochs before this one draw each image once (deferred re-sampling).
+        repeat_threshold: an image whose rarest label is in a share f of the images below this one comes
+            sqrt(repeat_threshold / f) times, with ``sampler="repeat"``.
         normalisation: mean and standard deviation in ``info``: ``"auto"`` (of the training split), ``"imagenet"`` or
             ``"half"`` (0.5). A pretrained model's own go before it.
         train_split, val_split, test_split: names of the splits to use.
@@ -106,6 +115,9 @@ class ClassificationData(L.LightningDataModule):
         mix: str = "none",
         mix_alpha: float | None = None,
         mix_prob: float = 1.0,
+        sampler: str | None = None,
+        sampler_start: int = 0,
+        repeat_threshold: float = 0.1,
         normalisation: str = "auto",
         train_split: str = "train",
         val_split: str = "val",
@@ -149,6 +161,9 @@ class ClassificationData(L.LightningDataModule):
             mix_alpha=mix_alpha,
             mix_prob=mix_prob,
             seed=seed,
+        )
+        self.resampling = (
+            None if sampler is None else Resampling(sampler, start=sampler_start, threshold=repeat_threshold, seed=seed)
         )
         self.path = path
         self.source = source
@@ -342,6 +357,8 @@ class ClassificationData(L.LightningDataModule):
         dataset, training = self._make(role), role == "train"
         rank, world_size = rank_of(self.trainer)
         sampler = EpochSampler(len(dataset), shuffle=training, seed=self.seed, rank=rank, world_size=world_size)
+        if training and self.resampling is not None:
+            sampler = self._resampled(self.resampling, dataset, rank, world_size)
         batch_size = self.batch_size if training else self.eval_batch_size
         self._check_share(role, len(dataset), world_size)
         leave_out = training and leaves_out_rest(len(sampler), batch_size)
@@ -356,6 +373,13 @@ class ClassificationData(L.LightningDataModule):
             collate_fn=unchanged,
             drop_last=leave_out,
         )
+
+    def _resampled(
+        self, options: Resampling, dataset: ImageDataset, rank: int, world_size: int
+    ) -> ResampledEpochSampler:
+        sampler = options.make(self.info, dataset.table.targets, self.trainer)
+        self._note(options.note(sampler))
+        return ResampledEpochSampler(sampler, rank=rank, world_size=world_size)
 
     def _check_share(self, role: str, images: int, world_size: int) -> None:
         """Each rank needs an image, and in training two, because batch norm has no variance of one."""

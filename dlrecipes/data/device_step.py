@@ -35,7 +35,7 @@ class DeviceStep:
         """The batch as the model gets it: images uint8 or, after mixing, float32 [B, 3, image_size, image_size]."""
         images = batch["images"]
         if training and self.augment is not None:
-            images = self.augment(images, batch["index"], batch["epoch"])
+            images = self.augment(images, batch.get("draw", batch["index"]), batch["epoch"])
         if images.shape[-1] != self.image_size:
             images = evaluation_batch(images, self.image_size, 1.0 if training else self.crop_fraction)
         batch = {**batch, "images": images.contiguous()}

@@ -71,13 +71,15 @@ class ImageDataset(Dataset[ImageBatch]):
     def __getitems__(self, keys: Sequence[Key]) -> ImageBatch:
         """The batch of samples ``(epoch, index)``; a bare index means epoch 0. DataLoader calls this once a batch.
 
+        With an epoch, an index of n or more is a further copy of image ``index % n``, with random numbers of its own.
         ``images`` are channels last in memory, and uint8.
 
         Raises:
             UserError: if a picture cannot be read, or a transform returns something else than uint8 [H, W, 3].
         """
-        pairs = [key if isinstance(key, tuple) else (0, key) for key in keys]
-        index = np.array([position for _, position in pairs], dtype=np.int64)
+        pairs = [key if isinstance(key, tuple) else (0, range(len(self))[key]) for key in keys]
+        draw = np.array([position for _, position in pairs], dtype=np.int64)
+        index = draw % len(self)
         ready = self._ready()
         images = np.stack([self._picture(*pair) for pair in pairs]) if ready is None else ready[index]
         weights = self.table.weights
@@ -86,6 +88,7 @@ class ImageDataset(Dataset[ImageBatch]):
             "targets": torch.from_numpy(self.table.targets[index]),
             "weights": None if weights is None else torch.from_numpy(weights[index]),
             "index": torch.from_numpy(index),
+            "draw": torch.from_numpy(draw),
             "epoch": pairs[0][0] if pairs else 0,
             "paths": [self.table.images.name(position) for position in index.tolist()],
         }
@@ -106,11 +109,12 @@ class ImageDataset(Dataset[ImageBatch]):
         top, left = crop_corner((dense.shape[1], dense.shape[2]), side)
         return dense[:, top : top + side, left : left + side]
 
-    def _picture(self, epoch: int, index: int) -> NDArray[np.uint8]:
+    def _picture(self, epoch: int, draw: int) -> NDArray[np.uint8]:
+        index = draw % len(self)
         image = self.table.images.read(index) if self.cache is None else self.cache[index]
         if self.transform is None:
             return image if self.image_size is None else evaluation_image(image, self.image_size, self.crop_fraction)
-        image = self.transform(image, sample_seed(self.seed, epoch, index))
+        image = self.transform(image, sample_seed(self.seed, epoch, draw))
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise UserError(
                 f"The augmentation {type(self.transform).__name__} returned {image.dtype} {list(image.shape)} for "

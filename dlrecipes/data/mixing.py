@@ -33,7 +33,7 @@ class MixSamples:
       left of x₁. The rectangle lies inside the picture, so that λ keeps its distribution.
 
     Targets are λ t₁ + (1 − λ) t₂, and so are sample weights. λ, the rectangle and the choice between the two are
-    functions of (seed, epoch, index); the partner depends on the batch.
+    functions of (seed, epoch, draw); the partner depends on the batch.
 
     Args:
         mix: ``"mixup"``, ``"cutmix"``, or ``"both"`` (one of them for each sample, equally likely).
@@ -83,7 +83,7 @@ class MixSamples:
             targets = F.one_hot(targets, self.num_classes)
         targets = targets.float()
         if len(images) > 0:
-            u = uniform(self.seed + _SEED_OFFSET, batch["epoch"], batch["index"], 5)
+            u = uniform(self.seed + _SEED_OFFSET, batch["epoch"], batch.get("draw", batch["index"]), 5)
             images, share = self._mixed(images, u)
             targets = torch.lerp(targets.roll(1, 0), targets, share[:, None])
             weights = batch["weights"]

@@ -63,9 +63,12 @@ class ShardedSampler(DistributedSampler[int], ABC):
 
     def positions(self, epoch: int, world_size: int) -> NDArray[np.int64]:
         """The order as ranks see it: those of rank r are ``[r::world_size]``; of equal length for all of them."""
-        blocks = -(-self.epoch_size // (self.block * world_size)) * world_size
-        order = np.resize(self.order(epoch), blocks * self.block)
+        order = np.resize(self.order(epoch), self.rank_size(world_size) * world_size)
         return order.reshape(-1, world_size, self.block).swapaxes(1, 2).ravel()
+
+    def rank_size(self, world_size: int) -> int:
+        """Samples of each of so many ranks in an epoch."""
+        return -(-self.epoch_size // (self.block * world_size)) * self.block
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch. A new epoch starts at its first sample."""
@@ -95,5 +98,5 @@ class ShardedSampler(DistributedSampler[int], ABC):
     def _find_place(self) -> None:
         if self._follows_group and dist.is_available() and dist.is_initialized():
             self.rank, self.num_replicas = dist.get_rank(), dist.get_world_size()
-        self.num_samples = -(-self.epoch_size // (self.block * self.num_replicas)) * self.block
+        self.num_samples = self.rank_size(self.num_replicas)
         self.total_size = self.num_samples * self.num_replicas

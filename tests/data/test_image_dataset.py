@@ -53,3 +53,24 @@ def test_a_transform_gets_the_seed_of_its_sample():
     batch = ImageDataset(TABLE, None, image_size=8, transform=transform, seed=7).__getitems__([(2, 3), (2, 1)])
     assert seen == [sample_seed(7, 2, 3), sample_seed(7, 2, 1)]
     assert np.array_equal(batch["images"][1].permute(1, 2, 0).numpy(), evaluation_image(PIXELS[1, :10, :25], 8, 1.0))
+
+
+def test_a_further_copy_is_the_same_image_with_a_seed_of_its_own():
+    seen = []
+
+    def transform(image, seed):
+        seen.append(seed)
+        return image
+
+    batch = ImageDataset(TABLE, None, image_size=20, transform=transform, seed=7).__getitems__([(2, 3), (2, 3 + 6 * 2)])
+    assert seen == [sample_seed(7, 2, 3), sample_seed(7, 2, 15)]
+    assert torch.equal(batch["images"][0], batch["images"][1])
+    assert (batch["index"].tolist(), batch["draw"].tolist(), batch["targets"].tolist()) == ([3, 3], [3, 15], [3, 3])
+    assert batch["paths"] == ["array#3", "array#3"]
+
+
+def test_a_bare_index_is_a_position_in_the_split():
+    dataset = ImageDataset(TABLE, None, image_size=None)
+    assert dataset[-1]["index"].tolist() == [5]
+    with pytest.raises(IndexError):
+        dataset[6]

@@ -1,0 +1,169 @@
+"""Resampled training data: the order is the sampler's, copies are augmented in their own way, loaders go on."""
+
+import numpy as np
+import pytest
+import torch
+
+from dlrecipes.data.arrays import array_source
+from dlrecipes.data.classification import ClassificationData
+from dlrecipes.data.image_dataset import ImageDataset, unchanged
+from dlrecipes.data.image_files import ArrayImages
+from dlrecipes.data.image_source import ImageTable
+from dlrecipes.data.loader import make_loader
+from dlrecipes.data.resample import ResampledEpochSampler
+from dlrecipes.errors import UserError
+from dlrecipes.imbalance import BalancedDistributedSampler, MPerClassSampler, RepeatFactorSampler, class_shares
+
+COUNTS = (30, 12, 3)
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(3), COUNTS))
+SAMPLERS = {
+    "class": lambda: BalancedDistributedSampler(LABELS, "class", seed=2, epoch_size=61),
+    "m_per_class": lambda: MPerClassSampler(LABELS, 2, 4, seed=2),
+    "repeat": lambda: RepeatFactorSampler([[c] for c in LABELS.tolist()], 0.7, seed=2),
+}
+each = pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS)
+
+
+def pictures(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+
+
+def data(targets=LABELS, classes=("cat", "dog", "owl"), **options):
+    held_out = targets[:9]
+    source = array_source((pictures(len(targets)), targets), (pictures(9, 1), held_out), classes=classes)
+    return ClassificationData(source=source, **{"batch_size": 8, "num_workers": 0, **options})
+
+
+def epoch(loader, number=0):
+    loader.sampler.set_epoch(number)
+    return list(loader)
+
+
+@each
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_follow_the_sampler_and_copies_have_their_own_numbers(make, world):
+    sampler = make()
+    ranks = [ResampledEpochSampler(make(), rank=rank, world_size=world) for rank in range(world)]
+    for number in (0, 3):
+        drawn = []
+        for rank in ranks:
+            rank.set_epoch(number)
+            drawn.append([index for epoch, index in rank if epoch == number])
+            assert len(drawn[-1]) == len(rank)
+        positions = np.stack(drawn, axis=1).ravel()
+        assert (positions % len(LABELS)).tolist() == sampler.positions(number, world).tolist()
+        assert len(set(positions.tolist())) == len(positions)
+        for index, count in zip(*np.unique(positions % len(LABELS), return_counts=True), strict=True):
+            copies = positions[positions % len(LABELS) == index] // len(LABELS)
+            assert copies.tolist() == list(range(count))
+
+
+@each
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_goes_on_in_mid_epoch(make, workers):
+    table = ImageTable(ArrayImages(pictures(45), [f"{i}" for i in range(45)]), LABELS)
+
+    def loader():
+        dataset = ImageDataset(table, None, image_size=None)
+        sampler = ResampledEpochSampler(make(), rank=1, world_size=2)
+        return make_loader(dataset, sampler, batch_size=4, num_workers=workers, collate_fn=unchanged)
+
+    whole, first = epoch(loader(), 2), loader()
+    first.sampler.set_epoch(2)
+    batches = iter(first)
+    for _ in range(2):
+        next(batches)
+    second = loader()
+    second.load_state_dict(first.state_dict())
+    rest = list(second)
+    assert len(rest) == len(whole) - 2 == len(first) - 2
+    for one, other in zip(rest, whole[2:], strict=True):
+        assert torch.equal(one["images"], other["images"])
+        assert torch.equal(one["draw"], other["draw"])
+
+
+@pytest.mark.parametrize("device_augment", [True, False])
+@pytest.mark.parametrize("mix", ["none", "both"])
+def test_copies_of_an_image_are_augmented_differently(device_augment, mix):
+    labels = np.array([0] * 40 + [1] * 2)
+    training = data(labels, ("cat", "dog"), sampler="class", device_augment=device_augment, mix=mix, batch_size=42)
+    training.setup("fit")
+    (batch,) = epoch(training.train_dataloader())
+    rare = batch["index"] >= 40
+    assert rare.sum() == 21
+    assert batch["targets"].tolist() == labels[batch["index"]].tolist()
+    images = training.finish(batch, training=True)["images"][rare]
+    # copies of one image differ in crop and mirror, of which there are few: most of them are different
+    assert len({image.numpy().tobytes() for image in images.contiguous()}) > 12
+    again = training.finish(epoch(training.train_dataloader())[0], training=True)["images"][rare]
+    assert torch.equal(images, again)
+
+
+@pytest.mark.parametrize("mode", ["instance", "sqrt", "class", "effective"])
+def test_a_datamodule_draws_as_the_mode_says(mode):
+    training = data(sampler=mode, batch_size=9)
+    training.setup("fit")
+    labels = torch.cat([batch["targets"] for batch in epoch(training.train_dataloader(), 1)])
+    expected = class_shares(COUNTS, mode) * 45
+    assert np.abs(np.bincount(labels, minlength=3) - expected).max() < 1
+    assert f"Images are drawn by the sampler '{mode}', 45 in an epoch." in training.notes
+    held_out = torch.cat([batch["index"] for batch in epoch(training.val_dataloader(), 1)])
+    assert held_out.tolist() == list(range(9))  # evaluation never resamples
+
+
+def test_late_sampling_is_said_and_done():
+    training = data(sampler="class", sampler_start=2, batch_size=9)
+    training.setup("fit")
+    loader = training.train_dataloader()
+    counts = [np.bincount(torch.cat([b["targets"] for b in epoch(loader, e)]), minlength=3).tolist() for e in (1, 2)]
+    assert counts == [[30, 12, 3], [15, 15, 15]]
+    assert "Images are drawn by the sampler 'class' from epoch 3 on, 45 in an epoch." in training.notes
+
+
+def test_several_labels_an_image():
+    tags = np.zeros((40, 2), dtype=np.int64)
+    tags[:, 0], tags[:4, 1] = 1, 1
+    training = data(tags, ("sea", "ship"), sampler="repeat", repeat_threshold=0.4, batch_size=4)
+    training.setup("fit")
+    index = torch.cat([batch["index"] for batch in epoch(training.train_dataloader())])
+    assert np.bincount(index).tolist() == [2] * 4 + [1] * 36
+    assert "An epoch draws 44 of 40 images, those with rare labels up to 2.0 times." in training.notes
+
+
+def test_no_sampler_leaves_everything_as_it_was():
+    training = data(batch_size=45)
+    training.setup("fit")
+    (batch,) = epoch(training.train_dataloader(), 3)
+    assert batch["index"].tolist() == np.random.default_rng((0, 3)).permutation(45).tolist()
+    assert torch.equal(batch["index"], batch["draw"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": "balanced"}, "sampler must be one of instance, sqrt, class, effective, progressive, repeat, got"),
+        ({"sampler": "class", "sampler_start": -1}, "sampler_start must be at least 0, got -1"),
+        ({"sampler": "repeat", "sampler_start": 1}, "leave it out with the sampler 'repeat'"),
+        ({"sampler": "repeat", "repeat_threshold": 0.0}, "repeat_threshold must be above 0"),
+    ],
+)
+def test_refuses_wrong_options(options, message):
+    with pytest.raises(UserError, match=message):
+        data(**options)
+
+
+@pytest.mark.parametrize(
+    ("targets", "classes", "sampler", "message"),
+    [
+        (LABELS, ("cat", "dog", "owl", "yak"), "class", "cannot draw 'yak', of which no image"),
+        (LABELS, ("cat", "dog", "owl"), "repeat", "one label each: use instance, sqrt"),
+        (LABELS, ("cat", "dog", "owl"), "progressive", "set the trainer's max_epochs"),
+        (np.eye(2, dtype=np.int64)[LABELS % 2], ("sea", "ship"), "class", "several labels each: use repeat"),
+        (LABELS.astype(np.float32) + 0.5, (), "class", "the targets are numbers"),
+    ],
+)
+def test_refuses_data_that_the_sampler_is_not_for(targets, classes, sampler, message):
+    training = data(targets, classes, sampler=sampler)
+    training.setup("fit")
+    with pytest.raises(UserError, match=message):
+        training.train_dataloader()
