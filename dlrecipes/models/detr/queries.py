@@ -1,7 +1,6 @@
-"""Two-stage queries: the encoder proposes the boxes that the decoder starts from.
+"""Queries that are learned boxes, and what all queries with boxes share.
 
-Deformable DETR (Zhu et al., 2021, arXiv:2010.04159, section 4.2) lets every feature cell predict a class and a box and
-hands the best cells to the decoder. The dense loss on the cells is what makes little data enough.
+DAB-DETR (Liu et al., 2022, arXiv:2201.12329) learns a box for each query, which the decoder moves layer by layer.
 """
 
 from __future__ import annotations
@@ -12,26 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from dlrecipes.functional.boxes import inverse_sigmoid
-from dlrecipes.models.detr.position import grid_positions
-from dlrecipes.models.detr.transformer import MLP
+from dlrecipes.models.detr.position import CellGrid
+from dlrecipes.models.detr.query_sets import QuerySets
 
-__all__ = ["Proposals", "TwoStageQueries", "foreground_score", "init_classifier"]
+__all__ = ["AnchorQueries", "StartingQueries", "init_classifier"]
 
 
-class Proposals(NamedTuple):
-    """Keys: ``logits`` [B, N, C'] and ``boxes`` [B, N, 4] of every cell; ``query`` [B, Q, D] and ``reference``
-    [B, Q, 4] of the chosen ones. Boxes are (cx, cy, w, h) relative to the unpadded image."""
+class StartingQueries(NamedTuple):
+    """What the decoder starts from.
 
-    logits: Tensor
-    boxes: Tensor
+    Attributes:
+        query: [B, S, D].
+        boxes: float32 [B, S, 4], (cx, cy, w, h) relative to the unpadded image.
+        sets: how many of the S are main queries, and what the others are.
+        outputs: what the criterion is told beside the decoder's outputs.
+    """
+
     query: Tensor
-    reference: Tensor
-
-
-def foreground_score(logits: Tensor, *, sigmoid: bool) -> Tensor:
-    """Probability of the best class [..., C'] → [...]; a softmax head's last entry is "no object"."""
-    scores = logits.sigmoid() if sigmoid else logits.softmax(-1)[..., :-1]
-    return scores.amax(-1)
+    boxes: Tensor
+    sets: QuerySets
+    outputs: dict[str, Tensor]
 
 
 def init_classifier(layer: nn.Linear, *, sigmoid: bool, prior: float = 0.01) -> None:
@@ -41,50 +40,34 @@ def init_classifier(layer: nn.Linear, *, sigmoid: bool, prior: float = 0.01) -> 
         nn.init.constant_(layer.bias, -torch.tensor((1 - prior) / prior).log().item())
 
 
-class TwoStageQueries(nn.Module):
-    """Choose the ``num_queries`` most object-like feature cells.
+class AnchorQueries(nn.Module):
+    """Learned boxes, each with a learned content that starts at 0, where DAB-DETR leaves it.
 
     Args:
-        dim: feature size D.
+        dim: query size D.
         num_queries: Q.
-        class_outputs: C', classes, plus one for a softmax head.
-        sigmoid: kind of class head.
-        anchor_cells: side of each cell's initial box in cells.
+        groups: further groups of Q, in training only.
+        hybrid: further queries, in training only.
+
+    Example:
+        >>> queries = AnchorQueries(8, 5, groups=2)
+        >>> memory, grid = torch.zeros(2, 1, 8), CellGrid(torch.ones(1, 1, 1), torch.ones(1, 1, 1), None)
+        >>> [tuple(queries.train(mode)(memory, grid).boxes.shape) for mode in (True, False)]
+        [(2, 15, 4), (2, 5, 4)]
     """
 
-    def __init__(
-        self, dim: int, num_queries: int, class_outputs: int, *, sigmoid: bool, anchor_cells: float = 3.0
-    ) -> None:
+    def __init__(self, dim: int, num_queries: int, *, groups: int = 0, hybrid: int = 0) -> None:
         super().__init__()
-        self.num_queries = num_queries
-        self.sigmoid = sigmoid
-        self.anchor_cells = anchor_cells
-        self.project = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
-        self.class_embed = nn.Linear(dim, class_outputs)
-        self.bbox_embed = MLP(dim, dim, dim, 4)
-        self.to_query = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
-        init_classifier(self.class_embed, sigmoid=sigmoid)
-        self.bbox_embed.zero_last()  # each cell starts from its own anchor
+        self.num_queries, self.groups, self.hybrid = num_queries, groups, hybrid
+        count = num_queries * (1 + groups) + hybrid
+        # centres everywhere; sides up to half of the image, since few objects are larger
+        boxes = torch.cat((torch.rand(count, 2), 0.05 + 0.45 * torch.rand(count, 2)), dim=1)
+        self.boxes = nn.Parameter(inverse_sigmoid(boxes))  # before the sigmoid that keeps them in 0..1
+        self.content = nn.Parameter(torch.zeros(count, dim))
 
-    def _anchors(self, height: int, width: int, mask: Tensor | None, device: torch.device) -> Tensor:
-        y, x = grid_positions(height, width, mask, device)  # at a cell's far edge
-        step_y, step_x = y[:, :1, :1], x[:, :1, :1]
-        sides = (self.anchor_cells * step_x).expand_as(x), (self.anchor_cells * step_y).expand_as(y)
-        return torch.stack((x - step_x / 2, y - step_y / 2, *sides), dim=-1).flatten(1, 2)
-
-    def forward(self, memory: Tensor, height: int, width: int, mask: Tensor | None) -> Proposals:
-        """memory: [B, height · width, D]; mask: bool [B, height, width], True = padding, or None.
-
-        Where there are fewer cells than queries, every cell becomes one.
-        """
-        cells = self.project(memory)
-        logits = self.class_embed(cells)
-        anchors = self._anchors(height, width, mask, memory.device)
-        boxes = (self.bbox_embed(cells) + inverse_sigmoid(anchors)).float().sigmoid()
-        score = foreground_score(logits.detach().float(), sigmoid=self.sigmoid)
-        if mask is not None:
-            score = score.masked_fill(mask.flatten(1), -1.0)
-        chosen = score.topk(min(self.num_queries, height * width), dim=1).indices[..., None]
-        reference = boxes.detach().gather(1, chosen.expand(-1, -1, 4))
-        query = self.to_query(cells.gather(1, chosen.expand(-1, -1, cells.shape[-1])))
-        return Proposals(logits, boxes, query, reference)
+    def forward(self, memory: Tensor, grid: CellGrid) -> StartingQueries:
+        """The same queries for every image of ``memory`` [B, N, D]; gradients flow into the boxes."""
+        sets = QuerySets(self.num_queries, self.groups, self.hybrid) if self.training else QuerySets(self.num_queries)
+        boxes, content = self.boxes[: sets.total].float().sigmoid(), self.content[: sets.total]
+        images = memory.shape[0]
+        return StartingQueries(content.expand(images, -1, -1), boxes.expand(images, -1, -1), sets, {})

@@ -9,6 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from dlrecipes.models.detr.position import CellGrid
+from dlrecipes.models.detr.position_bias import BoxPositionBias
+
 __all__ = ["MLP", "Decoder", "DecoderLayer", "Encoder", "EncoderLayer", "ResidualLayer", "Transformer"]
 
 
@@ -55,10 +58,13 @@ class ResidualLayer(nn.Module):
         out: Tensor = norm(x + self.dropout(function(x)))
         return out
 
-    def attend_to_self(self, x: Tensor, position: Tensor | None, padding: Tensor | None) -> Tensor:
+    def attend_to_self(
+        self, x: Tensor, position: Tensor | None, padding: Tensor | None, apart: Tensor | None = None
+    ) -> Tensor:
+        """padding: bool [B, N], True = ignored by all; apart: bool [N, N], True = ignored by this one."""
         query = _add(x, position)
         # need_weights=False is what lets torch take scaled_dot_product_attention
-        out: Tensor = self.self_attn(query, query, x, key_padding_mask=padding, need_weights=False)[0]
+        out: Tensor = self.self_attn(query, query, x, key_padding_mask=padding, attn_mask=apart, need_weights=False)[0]
         return out
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -88,17 +94,43 @@ class DecoderLayer(ResidualLayer):
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
 
     def forward(
-        self, x: Tensor, memory: Tensor, query_position: Tensor, position: Tensor, padding: Tensor | None = None
+        self,
+        x: Tensor,
+        memory: Tensor,
+        query_position: Tensor,
+        position: Tensor,
+        padding: Tensor | None = None,
+        *,
+        apart: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
-        """x, query_position: [B, Q, D]; memory: [B, N, D]; position: [B or 1, N, D]; padding: bool [B, N] or None."""
+        """Attend and transform.
+
+        Args:
+            x, query_position: [B, Q, D].
+            memory: [B, N, D].
+            position: [B or 1, N, D].
+            padding: bool [B, N], True = ignore, or None.
+            apart: bool [Q, Q], True where a query must not see another, or None.
+            bias: [B · heads, Q, N], added to the logits of the attention to memory, −∞ in the padding; or None.
+
+        Returns:
+            [B, Q, D].
+        """
 
         def attend_to_memory(q: Tensor) -> Tensor:
             out: Tensor = self.multihead_attn(
-                q + query_position, memory + position, memory, key_padding_mask=padding, need_weights=False
+                q + query_position,
+                memory + position,
+                memory,
+                key_padding_mask=padding if bias is None else None,
+                attn_mask=bias,
+                need_weights=False,
             )[0]
             return out
 
-        x = self.block(x, self.norm1, partial(self.attend_to_self, position=query_position, padding=None))
+        attend = partial(self.attend_to_self, position=query_position, padding=None, apart=apart)
+        x = self.block(x, self.norm1, attend)
         x = self.block(x, self.norm2, attend_to_memory)
         return self.block(x, self.norm3, self.feed_forward)
 
@@ -125,20 +157,59 @@ class Decoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, feedforward, dropout, pre_norm) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
+        self.position_bias: nn.ModuleList | None = None
 
-    def forward(self, memory: Tensor, query: Tensor, position: Tensor, padding: Tensor | None = None) -> Tensor:
-        """memory: [B, N, D]; query: learned embeddings [Q, D]. Returns every layer's output, [L, B, Q, D]."""
+    def add_position_bias(self, heads: int) -> None:
+        """Let every layer but the first, which has no box yet, look round the box of the layer before."""
+        self.position_bias = nn.ModuleList(BoxPositionBias(heads) for _ in self.layers[1:])
+
+    def forward(
+        self,
+        memory: Tensor,
+        query: Tensor,
+        position: Tensor,
+        padding: Tensor | None = None,
+        *,
+        apart: Tensor | None = None,
+        grid: CellGrid | None = None,
+        to_boxes: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Every layer's output.
+
+        Args:
+            memory: [B, N, D].
+            query: learned embeddings [Q, D].
+            position: [B or 1, N, D].
+            padding: bool [B, N], True = ignore, or None.
+            apart: bool [Q, Q], True where a query must not see another, or None.
+            grid: the cells of memory; only a position bias needs them.
+            to_boxes: a layer's output → its boxes [B, Q, 4]; only a position bias needs it.
+
+        Returns:
+            [L, B, Q, D].
+        """
         query_position = query[None].expand(memory.shape[0], -1, -1)
         x = torch.zeros_like(query_position)
-        states = []
-        for layer in self.layers:
-            x = layer(x, memory, query_position, position, padding)
+        states: list[Tensor] = []
+        for index, layer in enumerate(self.layers):
+            bias = None
+            if index and self.position_bias is not None and grid is not None and to_boxes is not None:
+                with torch.no_grad():
+                    boxes = to_boxes(states[-1])
+                bias = self.position_bias[index - 1](boxes, grid)
+            x = layer(x, memory, query_position, position, padding, apart=apart, bias=bias)
             states.append(self.norm(x))
         return torch.stack(states)
 
 
 class Transformer(nn.Module):
-    """Encoder and, for learned queries, decoder. Matrices start Xavier-uniform, as in the paper."""
+    """Encoder and, for learned queries, decoder. Matrices start Xavier-uniform, as in the paper.
+
+    Args:
+        dim, heads, feedforward, dropout, pre_norm: of every layer.
+        encoder_layers, decoder_layers: numbers of them.
+        position_bias: of the decoder, see ``Decoder.add_position_bias``.
+    """
 
     def __init__(
         self,
@@ -150,6 +221,7 @@ class Transformer(nn.Module):
         feedforward: int,
         dropout: float,
         pre_norm: bool,
+        position_bias: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(encoder_layers, dim, heads, feedforward, dropout, pre_norm)
@@ -158,3 +230,5 @@ class Transformer(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+        if decoder_layers and position_bias:  # after Xavier, since it starts at 0
+            self.decoder.add_position_bias(heads)

@@ -150,7 +150,7 @@ def test_too_few_queries_are_refused_before_training() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"queries": "anchors"}, "queries='anchors'"),
+        ({"queries": "free"}, "queries='free'"),
         ({"cross_attention": "in_box"}, "needs boxes to look into"),
         ({"class_head": "tanh"}, "class_head='tanh'"),
         ({"hidden_dim": 30}, "hidden_dim=30"),
