@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -23,6 +23,8 @@ __all__ = ["build_part", "construct", "constructor_parameters", "import_object",
 # Packages that a checkpoint may name without having been imported by the user: importing runs code.
 _TRUSTED = ("dlrecipes", "lightning", "timm", "torch", "torchmetrics", "torchvision")
 _MISSING = "missing_args"
+
+T = TypeVar("T")
 
 
 def _is_primitive(value: object) -> bool:
@@ -56,7 +58,7 @@ def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
     return found
 
 
-def construct(cls: type, args: Mapping[str, Any]) -> Any:
+def construct(cls: type[T], args: Mapping[str, Any]) -> T:
     """``cls(**args)``, where ``args`` may hold more than can be given: what a class with ``**kwargs`` sets for its
     base itself, as ``super().__init__(lr=0.1, **kwargs)`` does, was recorded with the rest.
 

@@ -42,6 +42,7 @@ EFFICIENTNET = Recipe(
         "dlrecipes.runs.ImagePredictions",
         "dlrecipes.runs.ImageCurves",
     ),
+    plain_data=("--data.augment", "none", "--data.mix", "none"),
     preset=CONFIGS / "efficientnet.yaml",
     embedded_preset=CONFIGS / "efficientnet_digits.yaml",
     name="efficientnet",

@@ -39,6 +39,7 @@ MIXER = Recipe(
         "dlrecipes.runs.ImagePredictions",
         "dlrecipes.runs.ImageCurves",
     ),
+    plain_data=("--data.augment", "none", "--data.mix", "none"),
     preset=CONFIGS / "mixer.yaml",
     embedded_preset=CONFIGS / "mixer_digits.yaml",
     name="mixer",

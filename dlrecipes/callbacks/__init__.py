@@ -1,4 +1,5 @@
-"""What Lightning lacks: exact resume and evaluation, a last validation, stops at a NaN, a signal or by the clock."""
+"""What Lightning lacks: exact resume and evaluation, a last validation, stops at a NaN, a signal or by the clock, and a
+warning where a detector ignores its images."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dlrecipes.callbacks.constant_predictions import ConstantPredictions
     from dlrecipes.callbacks.exact_evaluation import ExactEvaluation
     from dlrecipes.callbacks.exact_resume import ExactResume
     from dlrecipes.callbacks.graceful_stop import GracefulStop, StopRequested
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from dlrecipes.callbacks.time_budget import TimeBudget
 
 __all__ = [
+    "ConstantPredictions",
     "ExactEvaluation",
     "ExactResume",
     "GracefulStop",
@@ -25,6 +28,7 @@ __all__ = [
 
 # Lightning takes seconds to import, so a callback is imported when it is first asked for.
 _MODULES = {
+    "ConstantPredictions": "constant_predictions",
     "ExactEvaluation": "exact_evaluation",
     "ExactResume": "exact_resume",
     "GracefulStop": "graceful_stop",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dlrecipes.cli.arguments import preset_names, read_arguments
 from dlrecipes.cli.help import short_help
+from dlrecipes.cli.presets import Choose, Requirement
 from dlrecipes.errors import DLRecipesError, NonFiniteError
 
 __all__ = ["Option", "Recipe", "TaskChoice", "train"]
@@ -56,8 +57,12 @@ class Recipe:
         parts: the task's parts, as argument of the task -> import path; each can be exchanged on the command line.
         links: option -> option that takes its value too, where both exist.
         pictures: import paths of callbacks that take the run folder and draw into it.
+        callbacks: import paths of further callbacks, which take nothing.
         preset: YAML file with the default settings; those beside it that begin with the same word are the others.
         embedded_preset: the default where no ``--data`` is given; None: ``preset`` too.
+        choose: takes other presets than the default one, or layers over the one that was named, and says why.
+        requires: preset -> an option that it cannot do without.
+        plain_data: options that switch off every augmentation, for ``--overfit``.
         by_data: kind of data (``DataInfo.task``) -> the task for it, where that is not the default one. Nobody who has
             numbers to predict instead of classes needs to say so; a task given on the command line is kept.
         name: of the run folders (``NAME-1``, ``NAME-2`` ...).
@@ -76,7 +81,11 @@ class Recipe:
     name: str
     description: str
     data_help: str
+    callbacks: Sequence[str] = ()
     embedded_preset: Path | None = None
+    choose: Choose | None = None
+    requires: Mapping[str, Requirement] = field(default_factory=dict)
+    plain_data: Sequence[str] = ()
     by_data: Mapping[str, TaskChoice] = field(default_factory=dict)
     options: Mapping[str, Option] = field(default_factory=dict)
     examples: Sequence[tuple[str, str]] = ()
@@ -90,7 +99,8 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
         argv: options, without the program's name; default ``sys.argv[1:]``.
 
     Returns:
-        The exit code: 0 done, 2 bad option or data, 3 loss became NaN or infinite, 130 Ctrl-C before training.
+        The exit code: 0 done, 1 ``--overfit`` failed, 2 bad option or data, 3 loss became NaN or infinite, 130 Ctrl-C
+        before training.
 
     Raises:
         SystemExit: 143 or 130 after SIGTERM or Ctrl-C in training, when a checkpoint has been saved.
@@ -99,7 +109,9 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     try:
         aliases = {flag: option.target for flag, option in recipe.options.items()}
-        arguments = read_arguments(argv, recipe.preset, embedded=recipe.embedded_preset, aliases=aliases)
+        arguments = read_arguments(
+            argv, recipe.preset, embedded=recipe.embedded_preset, aliases=aliases, choose=recipe.choose
+        )
         if arguments.help == "short":
             print(short_help(sys.argv[0], recipe, preset_names(recipe.preset)), end="")
             return 0

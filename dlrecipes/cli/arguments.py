@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from dlrecipes.errors import UserError
+from dlrecipes.cli.presets import Choice, Choose, Situation
+from dlrecipes.errors import CheckpointError, UserError
 
 __all__ = ["ALIASES", "OWN_FLAGS", "Arguments", "preset_names", "read_arguments", "suggest"]
 
@@ -24,9 +28,10 @@ ALIASES = {
 
 OWN_FLAGS = (
     *("--config", "--output", "--resume", "--ema", "--wandb", "--print_config", "--debug", "--help", "--help-all"),
-    *("--checkpoint_every_n_steps", "--checkpoint_every_n_minutes"),
+    *("--checkpoint_every_n_steps", "--checkpoint_every_n_minutes", "--overfit", "--steps_needed"),
 )
 
+_DATA = {"--data.path", "--data.init_args.path", "--data.class_path"}
 _SWITCHES = {"--debug", "-h", "--help", "--help_all", "--print_config"}
 
 
@@ -39,12 +44,16 @@ class Arguments:
         resume: run folder or checkpoint to go on from.
         help: ``"short"``, ``"all"`` or ``""``.
         short: short flag -> full name, those of the recipe included.
+        choice: presets that the recipe has chosen by itself; None: the user's own, or the default.
+        typed: the options as typed, under their full names: what is left of ``argv`` without configs and presets.
     """
 
     argv: tuple[str, ...]
     resume: Path | None = None
     help: str = ""
     short: Mapping[str, str] = field(default_factory=lambda: dict(ALIASES))
+    choice: Choice | None = None
+    typed: tuple[str, ...] = ()
 
 
 def preset_names(preset: Path) -> list[str]:
@@ -54,7 +63,12 @@ def preset_names(preset: Path) -> list[str]:
 
 
 def read_arguments(
-    argv: Sequence[str], preset: Path, *, embedded: Path | None = None, aliases: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    preset: Path,
+    *,
+    embedded: Path | None = None,
+    aliases: Mapping[str, str] | None = None,
+    choose: Choose | None = None,
 ) -> Arguments:
     """Reads a recipe's command line.
 
@@ -66,6 +80,7 @@ def read_arguments(
         preset: default preset; its folder is where the other presets are looked up by name.
         embedded: default preset where no data are given; None: ``preset``.
         aliases: further short flags.
+        choose: may take other presets, or several in the place of the one that was named first.
 
     Raises:
         UserError: an option without its value, or a preset or run that does not exist.
@@ -74,17 +89,41 @@ def read_arguments(
         >>> read_arguments(["--epochs", "3", "--batch-size=2"], Path("detr_fast.yaml")).argv
         ('--config', 'detr_fast.yaml', '--trainer.max_epochs', '3', '--data.batch_size', '2')
     """
+    short = {**ALIASES, **(aliases or {})}
+    named, overrides, resume, switches = _read_words(argv, short)
+    if "--help_all" in switches or switches & {"-h", "--help"}:
+        return Arguments(argv=tuple(overrides), help="all" if "--help_all" in switches else "short", short=short)
+    typed = tuple(overrides)
+    configs = [_find_config(value, preset) for value in named]
+    if resume is not None:
+        config = _config_of_run(resume)
+        own = [config, *configs]
+        return Arguments(
+            argv=(*_as_options(own), *_as_it_was(config, resume), *typed), resume=resume, short=short, typed=typed
+        )
+    choice = None if choose is None else choose(_situation(typed, named, configs))
+    if choice is not None:
+        taken = [preset.with_name(f"{name}.yaml") for name in choice.presets]
+        words = (*_as_options(taken), *_as_options(configs[1:]), *choice.options, *typed)
+        return Arguments(argv=words, short=short, choice=choice, typed=typed)
+    if not configs:
+        given = _DATA & set(typed)
+        configs = [preset if embedded is None or given else embedded]
+    return Arguments(argv=(*_as_options(configs), *typed), short=short, typed=typed)
+
+
+def _read_words(argv: Sequence[str], short: Mapping[str, str]) -> tuple[list[str], list[str], Path | None, set[str]]:
+    """Values of ``--config``, other options under their full names, the run to resume, and switches without a value."""
     configs: list[str] = []
     overrides: list[str] = []
     resume: Path | None = None
-    seen: set[str] = set()
-    short = {**ALIASES, **(aliases or {})}
+    switches: set[str] = set()
     tokens = list(argv)
     while tokens:
         name, has_value, value = tokens.pop(0).partition("=")
         flag = _full_name(name, short)
         if flag in _SWITCHES:
-            seen.add(flag)
+            switches.add(flag)
             if flag == "--print_config":
                 overrides.append(flag + has_value + value)
             continue
@@ -95,22 +134,30 @@ def read_arguments(
                 raise UserError(f"{name} needs a value: see -h.")
             value = tokens.pop(0)
         if flag == "--config":
-            configs += ["--config", str(_find_config(value, preset))]
+            configs.append(value)
         elif flag == "--resume":
             resume = Path(value)
         else:
             overrides += [flag, value]
+    return configs, overrides, resume, switches
 
-    if "--help_all" in seen or seen & {"-h", "--help"}:
-        return Arguments(argv=tuple(overrides), help="all" if "--help_all" in seen else "short", short=short)
-    if resume is not None:
-        config = _config_of_run(resume)
-        configs = ["--config", str(config), *configs]
-        overrides = [*_no_other_weights(config), *overrides]
-    elif not configs:
-        given = {"--data.path", "--data.init_args.path", "--data.class_path"} & set(overrides)
-        configs = ["--config", str(preset if embedded is None or given else embedded)]
-    return Arguments(argv=(*configs, *overrides), resume=resume, short=short)
+
+def _as_options(configs: Iterable[Path]) -> list[str]:
+    return [word for path in configs for word in ("--config", str(path))]
+
+
+def _situation(typed: Sequence[str], named: Sequence[str], configs: Sequence[Path]) -> Situation:
+    import yaml
+
+    options = {name: value for name, value in pairwise(typed) if name.startswith("--")}
+    data = bool(_DATA & options.keys())
+    for config in configs:
+        try:
+            values = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("data") or {}
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
+            continue  # the parser says what is wrong with it
+        data |= "class_path" in values or {**values, **(values.get("init_args") or {})}.get("path") is not None
+    return Situation(options=options, data=data, preset=named[0] if named else None)
 
 
 def suggest(flag: str, known: Iterable[str]) -> str:
@@ -161,8 +208,11 @@ def _config_of_run(resume: Path) -> Path:
     return config
 
 
-def _no_other_weights(config: Path) -> list[str]:
-    """Overrides for a resumed run: its checkpoint brings the weights, so none are downloaded or read from elsewhere."""
+def _as_it_was(config: Path, resume: Path) -> list[str]:
+    """Overrides for a resumed run: its checkpoint brings the weights, so none are downloaded or read from elsewhere.
+
+    What the model took from its pretrained weights, such as the mean and std of images, is in the checkpoint, too.
+    """
     import yaml
 
     task = (yaml.safe_load(config.read_text()) or {}).get("model") or {}
@@ -170,4 +220,22 @@ def _no_other_weights(config: Path) -> list[str]:
     model = (args.get("model") or {}).get("init_args") or {}
     pretrained = [name for name, value in model.items() if name.startswith("pretrained") and value]
     overrides = [word for name in pretrained for word in (f"--model.model.{name}", "false")]
+    if pretrained:
+        left_open = [name for name, value in model.items() if value is None]
+        decided = _recorded_model(resume)
+        known = {name: decided[name] for name in left_open if decided.get(name) is not None}
+        overrides += [word for name, value in known.items() for word in (f"--model.model.{name}", json.dumps(value))]
     return overrides + (["--model.init", "null"] if args.get("init") is not None else [])
+
+
+def _recorded_model(resume: Path) -> Mapping[str, Any]:
+    """The model's arguments in a run's checkpoint; none where it cannot be read, which the resume will say."""
+    from dlrecipes.checkpoint_io import load_checkpoint_file
+    from dlrecipes.runs.folder import RunFolder
+
+    try:
+        content = load_checkpoint_file(resume if resume.is_file() else RunFolder.open(resume).resume_checkpoint)
+        arguments: Mapping[str, Any] = content["dlrecipes"]["task"]["init_args"]["model"]["init_args"]
+    except (CheckpointError, KeyError, TypeError):
+        return {}
+    return arguments

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import yaml
 
@@ -43,7 +43,7 @@ def explain(message: str, argv: Sequence[str], known: Iterable[str], aliases: Ma
         'There is no option --epoch. Did you mean --epochs?'
     """
     if match := _UNKNOWN.search(message):
-        return _unknown((match[1] or match[2]).lstrip("-").partition("=")[0], argv, known)
+        return _unknown((match[1] or match[2]).lstrip("-").partition("=")[0], argv, known, aliases)
     if match := _NOT_IMPORTABLE.search(message):
         path, reason = match[1], match[2].strip()
         return f"Cannot import {path} ({reason}): give the import path of a class; the current folder is on the path."
@@ -57,7 +57,7 @@ def explain(message: str, argv: Sequence[str], known: Iterable[str], aliases: Ma
         kinds = [kind or choices for kind, choices in _KIND.findall(expected) if kind != "NoneType"]
         return f"{_option(argv, key, value, short)} must be {' or '.join(kinds) or expected}, not {value!r}."
     if "Problems parsing config" in message:
-        for name, path in itertools.pairwise(argv):
+        for name, path in pairwise(argv):
             if name == "--config" and (problem := _yaml_problem(path)):
                 return problem
     if match := _FROM_CONSTRUCTOR.search(message):
@@ -66,16 +66,24 @@ def explain(message: str, argv: Sequence[str], known: Iterable[str], aliases: Ma
     return " ".join(line for line in lines if line)[:400]
 
 
-def _unknown(name: str, argv: Sequence[str], known: Iterable[str]) -> str:
+def _unknown(name: str, argv: Sequence[str], known: Iterable[str], aliases: Mapping[str, str]) -> str:
+    known = list(known)
     flag = next((token for token in argv if token.startswith("--") and token.endswith(name)), None)
     if flag is None:
         return f"The config sets {name}, which does not exist.{suggest('--' + name, known)}"
-    return f"There is no option {flag}.{suggest(flag, known)}"
+    short = next((alias for alias, full in aliases.items() if full == flag), None)
+    if short is None:
+        return f"There is no option {flag}.{suggest(flag, known)}"
+    part = flag.rpartition(".")[0]  # the recipe's own class takes it, so it is another class that was chosen
+    chosen = next((value for given, value in reversed([*pairwise(argv)]) if given == part), "the class that was chosen")
+    takes = [option.removeprefix(f"{part}.") for option in known if option.startswith(f"{part}.")]
+    others = f" (it takes {', '.join(name for name in takes if '.' not in name)})" if takes else ""
+    return f"{short.replace('_', '-')} sets {flag}, which {chosen.rpartition('.')[2]} does not take{others}."
 
 
 def _option(argv: Sequence[str], key: str, value: str, short: Mapping[str, str]) -> str:
     """The option as the user may have typed it; the key alone where a config file set it."""
-    flag = next((name for name, given in itertools.pairwise(argv) if name.endswith(key) and given == value), key)
+    flag = next((name for name, given in pairwise(argv) if name.endswith(key) and given == value), key)
     return short.get(flag, flag) or "the config"
 
 

@@ -26,6 +26,7 @@ usage: python {script} [--data PATH] [--config PRESET] [--epochs N] [any dotted 
   --devices N           GPUs, or CPU processes where there is no GPU; torchrun and SLURM are recognised
   --seed N              every random choice follows from it
   --output DIR          where the numbered run folders go (default: runs)
+  --overfit N           check: learn N training images by heart, without augmentation; PASS or FAIL (exit code 1)
   --resume RUN          go on with a run: its folder, or one of its checkpoints; other options override its config
   --ema DECAY           evaluate and keep an exponential moving average of the weights (0.999 for example)
   --wandb MODE          auto, online, offline or off (default: auto = online with a key and a network, else offline)
@@ -39,7 +40,7 @@ Every part can be changed or replaced by its import path (the current folder is 
 {examples}  --model my_project.MyTask                                a task of your own
   --trainer.max_steps 100 --trainer.precision 32-true      anything of lightning's Trainer
 
-Exit codes: 0 done, 2 bad option or data, 3 loss became NaN or infinite, 130 Ctrl-C, 143 SIGTERM (both save first).
+Exit codes: 0 done, 1 --overfit failed, 2 bad option or data, 3 loss not finite, 130 Ctrl-C, 143 SIGTERM (both save).
 Then: dlrecipes predict RUN IMAGES; dlrecipes check-data PATH
 """
 

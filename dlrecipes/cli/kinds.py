@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from dlrecipes.cli.arguments import Arguments
 from dlrecipes.cli.parser import OptionError, RecipeCLI
+from dlrecipes.errors import UserError
 from dlrecipes.parts import import_object
 
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ def read_options(recipe: Recipe, arguments: Arguments) -> RecipeCLI:
         arguments: options, read.
 
     Raises:
-        UserError: an option that does not exist or cannot take its value, or data that cannot be used.
+        UserError: an option that does not exist, cannot take its value or is missing, or data that cannot be used.
     """
     kind, cli = _parse_first(recipe, arguments)
+    _check_requirements(recipe, arguments, cli)
     _prepare_data(cli)
     info = getattr(cli.datamodule, "info", None)
     needed = info.task if info is not None and info.task in recipe.by_data else ""
@@ -71,6 +73,16 @@ def _parse(recipe: Recipe, arguments: Arguments, kind: str) -> RecipeCLI:
     return RecipeCLI(
         task, data, argv, recipe.parts, recipe.links, arguments.short, needs_subclass_of=common_base(recipe)
     )
+
+
+def _check_requirements(recipe: Recipe, arguments: Arguments, cli: RecipeCLI) -> None:
+    """A preset that cannot do without an option says so before the data are read."""
+    presets = [
+        Path(value).stem for name, value in pairwise(arguments.argv) if _is_preset(name, value, recipe.preset.parent)
+    ]
+    for requirement in (recipe.requires[name] for name in presets if name in recipe.requires):
+        if cli.config.get(requirement.option) is None:
+            raise UserError(requirement.remedy)
 
 
 def _end_of_presets(argv: Sequence[str], folder: Path) -> int:

@@ -103,6 +103,18 @@ class RecipeCLI(LightningCLI):
             "--ema", type=float | None, default=None, help="Decay of the moving average of the weights; null = none."
         )
         parser.add_argument(
+            "--steps_needed",
+            type=int | None,
+            default=None,
+            help="Steps that the preset needs; the number of epochs follows where none is given.",
+        )
+        parser.add_argument(
+            "--overfit",
+            type=int | None,
+            default=None,
+            help="Train and evaluate on the same N images, without augmentation: PASS if they are learnt, else FAIL.",
+        )
+        parser.add_argument(
             "--checkpoint_every_n_steps", type=int | None, default=None, help="Also save last.ckpt every N steps."
         )
         parser.add_argument(
@@ -129,6 +141,9 @@ class RecipeCLI(LightningCLI):
             self.config = parser.parse_args(self._argv)
         except ArgumentError as error:
             raise OptionError(explain(str(error), self._argv, self._known_flags(parser), self._aliases)) from error
+        for name, least in (("steps_needed", 1), ("overfit", 2)):
+            if self.config[name] is not None and self.config[name] < least:
+                raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {self.config[name]}.")
         if not 0 <= self.config["seed_everything"] < 2**32:  # what NumPy takes
             raise UserError(f"--seed must be from 0 to {2**32 - 1}, got {self.config['seed_everything']}.")
 

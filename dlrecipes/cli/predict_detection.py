@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from dlrecipes.contracts import DataInfo, Prediction
 from dlrecipes.data.images import read_image
 from dlrecipes.data.predict import predict_loader
+from dlrecipes.runs.metric_names import counted
 from dlrecipes.runs.pictures import class_color, draw_tile
 
 __all__ = ["coco_results", "detection_loader", "image_ids", "picture_names", "write_detections"]
@@ -49,7 +50,7 @@ def write_detections(
         _draw(path, prediction, info, threshold, folder / "pictures" / name)
     (folder / "predictions.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return [
-        f"{len(results)} objects with a score of at least {threshold:g} in {len(found)} images",
+        f"{counted(len(results), 'object')} with a score of at least {threshold:g} in {counted(len(found), 'image')}",
         f"  {folder / 'predictions.json'}",
         f"  {folder / 'pictures'}",
     ]

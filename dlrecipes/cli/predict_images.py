@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from dlrecipes.contracts import DataInfo
 from dlrecipes.data.image_predict import image_predict_loader
 from dlrecipes.runs.image_results import ImageResults
+from dlrecipes.runs.metric_names import counted
 
 __all__ = ["image_loader", "write_labels"]
 
@@ -46,5 +47,5 @@ def write_labels(
     counts = ", ".join(f"{name} {count}" for name, count in found.most_common(_SHOWN))
     more = ", ..." if len(found) > _SHOWN else ""
     sheets = f"  {folder / 'pictures'} ({len(results.sheets)} sheets)"
-    summary = f"{results.count} images" + (f": {counts}{more}" if counts else "")
+    summary = counted(results.count, "image") + (f": {counts}{more}" if counts else "")
     return [summary, f"  {results.csv_file}", f"  {results.json_file}", sheets]

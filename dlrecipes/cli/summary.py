@@ -10,11 +10,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from dlrecipes.runs.folder import RunFolder
+from dlrecipes.runs.metric_names import counted
 
 __all__ = ["StartSummary", "describe_devices", "describe_model"]
-
-# BCCD at 160 pixels, detr_fast from random weights: mAP .35 after 260 steps, .51 after 520 (recipes/README.md)
-_FEW_STEPS = 1000
 
 
 class StartSummary(Callback):
@@ -25,10 +23,20 @@ class StartSummary(Callback):
         seed: of the run.
         tracking: a sentence about W&B.
         resumed_from: checkpoint, if the run goes on.
+        steps_needed: by the preset; a run of fewer is warned about. None: nobody knows.
     """
 
-    def __init__(self, folder: RunFolder, *, seed: int, tracking: str, resumed_from: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        seed: int,
+        tracking: str,
+        resumed_from: Path | None = None,
+        steps_needed: int | None = None,
+    ) -> None:
         self.folder = folder
+        self.steps_needed = steps_needed
         self.seed = seed
         self.tracking = tracking
         self.resumed_from = resumed_from
@@ -46,7 +54,7 @@ class StartSummary(Callback):
             print(f"images     are normalised with mean {mean} and std {std}, which the pretrained weights need")
         print(f"devices    {describe_devices(trainer)}, precision {trainer.precision}, seed {self.seed}")
         print(f"batch      {_describe_batch(trainer, datamodule)}")
-        print(f"steps      {_describe_steps(trainer, pl_module)}")
+        print(f"steps      {_describe_steps(trainer, self.steps_needed)}")
         print(f"run        {self.folder.path}")
         if self.tracking:
             print(f"tracking   {self.tracking}")
@@ -76,17 +84,17 @@ def _describe_batch(trainer: Trainer, datamodule: Any) -> str:
     if size is None:
         return f"{trainer.world_size} device(s), {accumulated} accumulated"
     effective = trainer.world_size * size * accumulated
-    return f"{trainer.world_size} device(s) x {size} images x {accumulated} accumulated = {effective} images a step"
+    one, all_ = counted(size, "image"), counted(effective, "image")
+    return f"{trainer.world_size} device(s) x {one} x {accumulated} accumulated = {all_} a step"
 
 
-def _describe_steps(trainer: Trainer, task: LightningModule) -> str:
-    """Steps of the whole run; a word of warning where they are too few to learn from nothing."""
+def _describe_steps(trainer: Trainer, needed: int | None) -> str:
+    """Steps of the whole run; a word of warning where they are fewer than the preset needs."""
     steps, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
     if steps == float("inf"):
         return f"{batches} batches an epoch, no end set"
     text = f"{int(steps)} in {trainer.max_epochs} epoch(s)" if (trainer.max_epochs or 0) > 0 else f"{int(steps)}"
-    info = getattr(task, "info", None)
-    if steps >= _FEW_STEPS or getattr(task, "init", None) is not None or getattr(info, "task", "") != "detection":
+    if needed is None or steps >= needed:
         return text
-    epochs = math.ceil(_FEW_STEPS * trainer.accumulate_grad_batches / max(1, batches))
-    return f"{text}: few for a detector that starts from random weights; --epochs {epochs} would be {_FEW_STEPS}"
+    epochs = math.ceil(needed * trainer.accumulate_grad_batches / max(1, batches))
+    return f"{text}: fewer than the {needed} or so that the preset needs; --epochs {epochs} would be those"

@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from dlrecipes.checkpoint_io import load_checkpoint_file, save_safetensors
 from dlrecipes.cli.arguments import Arguments
 from dlrecipes.cli.environment import import_from_here
 from dlrecipes.cli.fitting import build_trainer
 from dlrecipes.cli.kinds import read_options
+from dlrecipes.cli.overfit import OverfitCheck, overfit_arguments
 from dlrecipes.cli.parser import RecipeCLI
+from dlrecipes.cli.planning import plan, tell_parts
 from dlrecipes.cli.summary import StartSummary, describe_devices, describe_model
 from dlrecipes.contracts import DataInfo
-from dlrecipes.errors import DLRecipesError
+from dlrecipes.errors import DLRecipesError, UserError
 from dlrecipes.parts import import_object
 from dlrecipes.runs import (
     CurvesPicture,
@@ -73,14 +76,14 @@ class _Run:
 
 
 def run(recipe: Recipe, arguments: Arguments) -> int:
-    """Train, test and report.
+    """Train, test and report; with ``--overfit`` train and judge.
 
     Args:
         recipe: the parts and their defaults.
         arguments: options, read.
 
     Returns:
-        0.
+        0; 1 where ``--overfit`` failed.
 
     Raises:
         DLRecipesError: with the exit code in it.
@@ -91,12 +94,18 @@ def run(recipe: Recipe, arguments: Arguments) -> int:
     if arguments.help == "all":
         RecipeCLI.print_all_options(import_object(recipe.task), import_object(recipe.data), recipe.parts)
         return 0
+    arguments = overfit_arguments(arguments, tuple(recipe.plain_data))
     cli = read_options(recipe, arguments)
-    started = _start(recipe, cli, arguments.resume)
+    check = plan(cli, arguments)
+    tell_parts(cli)
+    started = _start(recipe, cli, arguments.resume, [] if check is None else [check])
     exit_code = 1
     try:
-        _fit_and_report(started)
-        exit_code = 0
+        if check is None:
+            _fit_and_report(started)
+            exit_code = 0
+        else:
+            exit_code = _fit_and_judge(started, check)
     except SystemExit as stop:
         exit_code = stop.code if isinstance(stop.code, int) else 1
         raise
@@ -106,10 +115,12 @@ def run(recipe: Recipe, arguments: Arguments) -> int:
     finally:
         if started.tracker is not None:
             started.tracker.finish(exit_code)
+        if exit_code == UserError.exit_code and arguments.resume is None and started.trainer.is_global_zero:
+            started.folder.discard()
     return exit_code
 
 
-def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None) -> _Run:
+def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None, more: Sequence[Callback]) -> _Run:
     folder = RunFolder.create(cli.config["output"], recipe.name) if resume is None else RunFolder.open(resume)
     checkpoint = None
     if resume is not None:
@@ -119,15 +130,29 @@ def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None) -> _Run:
     shown = cli.config["trainer.enable_progress_bar"]
     terminal = sys.stdout.isatty() if shown is None else shown
     goal = _goal(cli)
+    summary = StartSummary(
+        folder,
+        seed=cli.config["seed_everything"],
+        tracking=tracking,
+        resumed_from=checkpoint,
+        steps_needed=cli.config["steps_needed"] if cli.config["overfit"] is None else None,
+    )
     callbacks: list[Callback] = [
-        StartSummary(folder, seed=cli.config["seed_everything"], tracking=tracking, resumed_from=checkpoint),
+        summary,
+        *more,
         *(import_object(path)(folder) for path in recipe.pictures),
+        *(import_object(path)() for path in recipe.callbacks),
         CurvesPicture(folder, goal.monitor, goal.headline, goal.mode),
         MetricsResume(),
         *make_progress(terminal, goal.headline),
     ]
     loggers = [MetricsCSV(folder.metrics), *([] if tracker is None else [tracker])]
-    trainer = build_trainer(cli, folder, goal.monitor, goal.mode, callbacks, loggers, progress_bar=terminal)
+    try:
+        trainer = build_trainer(cli, folder, goal.monitor, goal.mode, callbacks, loggers, progress_bar=terminal)
+    except UserError:
+        if resume is None and getattr(rank_zero_only, "rank", 0) == 0:
+            folder.discard()
+        raise
     if trainer.is_global_zero:
         _describe(cli, folder, text, trainer)
     return _Run(recipe, cli, goal, folder, trainer, tracker, checkpoint)
@@ -163,6 +188,14 @@ def _fit_and_report(started: _Run) -> None:
         started.tracker.log_checkpoint(best, test)
     if started.info is not None:
         _report(started, started.info, test)
+
+
+def _fit_and_judge(started: _Run, check: OverfitCheck) -> int:
+    """Learn the few images, and say whether that went well."""
+    cli, trainer = started.cli, started.trainer
+    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=started.checkpoint, weights_only=True)
+    print(check.verdict(started.folder.path), flush=True)
+    return 0 if check.passed else 1
 
 
 def _test(started: _Run, checkpoint: Path) -> Mapping[str, float]:

@@ -26,12 +26,8 @@ __all__ = ["CurvesPicture", "best_row", "draw_curves", "new_figure", "save_figur
 Row = dict[str, float]
 _SECONDS_BETWEEN = 30.0
 _LOSSES = ("train/loss", "train/loss_epoch", "val/loss")
-_LOSS, _ERROR, _QUALITY, _RATE = (
-    "Loss",
-    "Error on the validation split",
-    "Quality on the validation split",
-    "Learning rate",
-)
+_OF_VALIDATION = " on the validation split"
+_LOSS, _ERROR, _QUALITY, _RATE = "Loss", f"Error{_OF_VALIDATION}", f"Quality{_OF_VALIDATION}", "Learning rate"
 _MOST_LINES = 4
 _NAMES = {"train/loss_step": "train, each step", "train/loss_epoch": "train, mean of the epoch"}
 
@@ -95,7 +91,8 @@ def draw_curves(
         metrics: a metrics.csv.
         path: PNG to write.
         monitor: metric whose best epoch is marked.
-        headline: metrics to draw, without their split; the first four that were measured are.
+        headline: metrics to draw, of the validation split unless they begin with another; the first four that were
+            measured are.
         mode: ``"max"`` or ``"min"``.
 
     Raises:
@@ -111,7 +108,8 @@ def draw_curves(
     figure = new_figure(6.2 * max(1, len(panels)), 4.6)
     for position, (title, names) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), position)
-        axes.set_title(title, fontsize=15)
+        alone = all(name.startswith("val/") for name in names)
+        axes.set_title(title if alone else title.removesuffix(_OF_VALIDATION), fontsize=15)
         axes.set_xlabel("epoch", fontsize=13)
         axes.tick_params(labelsize=12)
         axes.grid(alpha=0.3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,17 @@ class RunFolder:
                 "saved, so start a new run."
             )
         return run
+
+    def discard(self) -> bool:
+        """Remove the folder if the run ended before its first step: no checkpoint and no number is in it.
+
+        Returns:
+            Whether it was removed.
+        """
+        if self.metrics.exists() or any(self.checkpoints.glob("*")):
+            return False
+        shutil.rmtree(self.path, ignore_errors=True)
+        return True
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, r2_score
 
 from dlrecipes.runs.curves import new_figure, save_figure
-from dlrecipes.runs.metric_names import format_value
+from dlrecipes.runs.metric_names import counted, format_value
 from dlrecipes.runs.plots import draw_confusion, draw_precision_recall, shorten
 
 __all__ = [
@@ -45,7 +45,7 @@ def draw_class_confusion(
     chosen = most_confused(targets, labels, len(classes))
     names = [classes[i] for i in chosen]
     accuracy = float((targets == labels).mean()) if len(targets) else float("nan")
-    title = f"Confusion, {split} split: {len(targets)} images, accuracy {accuracy:.3f}"
+    title = f"Confusion, {split} split: {counted(len(targets), 'image')}, accuracy {accuracy:.3f}"
     if len(chosen) < len(classes):
         title = f"The {len(chosen)} most confused of {len(classes)} classes, {split} split, accuracy {accuracy:.3f}"
     place = np.full(len(classes), len(chosen), dtype=np.int64)  # a last column for all the others
@@ -239,7 +239,7 @@ def draw_scatter(
     shown = sorted(sorted(range(len(names)), key=lambda i: r2[i])[:_MOST_TARGETS])
     figure = new_figure(5.4 * len(shown) + 0.6, 7.6)
     panels = figure.subplots(2, len(shown), height_ratios=(3, 1), squeeze=False)
-    title = f"{split} split, {len(targets)} images"
+    title = f"{split} split, {counted(len(targets), 'image')}"
     if len(shown) < len(names):
         title += f", the {len(shown)} targets with the worst R² of {len(names)}"
     figure.suptitle(title, fontsize=14)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-__all__ = ["DETECTION_HEADLINE", "format_value", "metric_title", "panel_of", "summarise", "with_split"]
+__all__ = ["DETECTION_HEADLINE", "counted", "format_value", "metric_title", "panel_of", "summarise", "with_split"]
 
 DETECTION_HEADLINE = ("map", "map_50", "map_75")
 _TITLES = {
@@ -81,6 +81,15 @@ def summarise(values: Mapping[str, float], split: str, headline: Sequence[str]) 
     known = [(name, values[f"{split}/{name}"]) for name in names if f"{split}/{name}" in values]
     shown = [(name, value) for name, value in known if name not in _DETECTION or value >= 0]
     return "  ".join(f"{metric_title(name)} {format_value(value)}" for name, value in shown)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "image"), counted(2400, "image")
+    ('1 image', '2,400 images')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def format_value(value: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import UserError
 from dlrecipes.runs.folder import RunFolder
+from dlrecipes.runs.metric_names import counted
 
 __all__ = ["write_model_card"]
 
@@ -83,9 +84,10 @@ def write_model_card(
 
 
 def _data_lines(info: DataInfo, data: str) -> list[str]:
+    images = counted(info.num_train, "training image")
     if info.task == "regression":
         lines = [
-            f"{data}: {info.num_train} training images, {_count(len(info.target_names), 'target')}, {_size(info)}.",
+            f"{data}: {images}, {counted(len(info.target_names), 'target')}, {_size(info)}.",
             "",
             "| target | mean in training | standard deviation |",
             "| --- | ---: | ---: |",
@@ -93,15 +95,16 @@ def _data_lines(info: DataInfo, data: str) -> list[str]:
         rows = zip(info.target_names, info.target_mean, info.target_std, strict=True)
         lines += [f"| {_cell(name)} | {mean:.6g} | {std:.6g} |" for name, mean, std in rows]
     else:
-        objects = f", {sum(info.class_counts)} training objects" if info.task == "detection" else ""
+        classes = "1 class" if info.num_classes == 1 else f"{info.num_classes} classes"
+        objects = f", {counted(sum(info.class_counts), 'training object')}" if info.task == "detection" else ""
         lines = [
-            f"{data}: {info.num_train} training images{objects}, {info.num_classes} classes, {_size(info)}.",
+            f"{data}: {images}{objects}, {classes}, {_size(info)}.",
             "",
             "| label | class | id in the data | in training |",
             "| ---: | --- | ---: | ---: |",
         ]
-        classes = enumerate(zip(info.classes, info.category_ids, info.class_counts, strict=True))
-        lines += [f"| {label} | {_cell(name)} | {id_} | {count} |" for label, (name, id_, count) in classes]
+        named = enumerate(zip(info.classes, info.category_ids, info.class_counts, strict=True))
+        lines += [f"| {label} | {_cell(name)} | {id_} | {count} |" for label, (name, id_, count) in named]
     return ["## Data", *lines]
 
 
@@ -131,10 +134,6 @@ def _number(value: float) -> str:
     if 10_000 <= abs(value) < 1e7:
         return f"{value:.0f}"
     return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 10_000 else f"{value:.4g}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _cell(text: str) -> str:

@@ -13,9 +13,18 @@ import torch
 from toy_fit import ToyLoaders, ToyModule, same_weights
 
 import dlrecipes.callbacks
-from dlrecipes.callbacks import ExactEvaluation, ExactResume, GracefulStop, LastValidation, NonFiniteStop, TimeBudget
+from dlrecipes.callbacks import (
+    ConstantPredictions,
+    ExactEvaluation,
+    ExactResume,
+    GracefulStop,
+    LastValidation,
+    NonFiniteStop,
+    TimeBudget,
+)
 
 CALLBACKS: dict[str, Callable[[Path], pl.Callback]] = {
+    "ConstantPredictions": lambda folder: ConstantPredictions(),
     "ExactEvaluation": lambda folder: ExactEvaluation(),
     "ExactResume": lambda folder: ExactResume(seed=0),
     "GracefulStop": lambda folder: GracefulStop(folder / "stopped.ckpt"),
