@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dlrecipes.data.scenes import DigitScenes
     from dlrecipes.data.scenes_export import export_coco
     from dlrecipes.data.split import split_by_seed
+    from dlrecipes.data.strong import StrongAugment
     from dlrecipes.data.transforms import AlbumentationsTransform, DetectionTransform
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "PathImages",
     "ResampledEpochSampler",
     "ResumableDataLoader",
+    "StrongAugment",
     "TorchvisionImages",
     "array_source",
     "check_data",
@@ -95,6 +97,7 @@ _MODULES = {
     "PathImages": "image_files",
     "ResampledEpochSampler": "resample",
     "ResumableDataLoader": "loader",
+    "StrongAugment": "strong",
     "TorchvisionImages": "image_files",
     "array_source": "arrays",
     "check_data": "check",

@@ -16,7 +16,7 @@ from dlrecipes.data.scenes import DigitScenes
 from dlrecipes.data.transforms import DetectionTransform
 from dlrecipes.errors import UserError
 
-__all__ = ["PredictImages", "RecordDataset", "SceneDataset"]
+__all__ = ["PredictImages", "RecordDataset", "SceneDataset", "epoch_and_index", "transformed"]
 
 
 class RecordDataset(Dataset[DetectionSample]):
@@ -48,14 +48,22 @@ class RecordDataset(Dataset[DetectionSample]):
         return len(self.records)
 
     def __getitem__(self, key: tuple[int, int] | int) -> DetectionSample:
-        """Sample ``(epoch, index)``; a bare index means epoch 0."""
-        epoch, index = _epoch_and_index(key)
+        """Sample ``(epoch, index)``; a bare index means epoch 0.
+
+        An index of n or more is a further copy of record ``index % n``, with random numbers of its own.
+        """
+        epoch, index = epoch_and_index(key)
+        return transformed(self.read(index), self.transform, sample_seed(self.seed, epoch, index))
+
+    def read(self, index: int) -> DetectionSample:
+        """A sample that is not transformed yet: the cached picture, which is read-only, and boxes in its pixels."""
+        index %= len(self)
         record, image = self.records[index], self.cache[index]
         height, width = image.shape[:2]
         boxes = record.boxes
         if (width, height) != (record.width, record.height):
             boxes = boxes * np.array([width / record.width, height / record.height] * 2)
-        sample: DetectionSample = {
+        return {
             "image": image,
             "boxes": boxes,
             "labels": record.labels,
@@ -65,7 +73,6 @@ class RecordDataset(Dataset[DetectionSample]):
             "path": record.path,
             "orig_size": (record.height, record.width),
         }
-        return _transformed(sample, self.transform, sample_seed(self.seed, epoch, index))
 
 
 class SceneDataset(Dataset[DetectionSample]):
@@ -81,7 +88,7 @@ class SceneDataset(Dataset[DetectionSample]):
 
     def __getitem__(self, key: tuple[int, int] | int) -> DetectionSample:
         """Sample ``(epoch, index)``; a bare index means epoch 0."""
-        epoch, index = _epoch_and_index(key)
+        epoch, index = epoch_and_index(key)
         image, boxes, labels = self.scenes.scene(epoch, index)
         sample: DetectionSample = {
             "image": image,
@@ -93,7 +100,7 @@ class SceneDataset(Dataset[DetectionSample]):
             "path": f"scene:{self.scenes.split}:{index}",
             "orig_size": (self.scenes.size, self.scenes.size),
         }
-        return _transformed(sample, self.transform, sample_seed(self.seed, epoch, index))
+        return transformed(sample, self.transform, sample_seed(self.seed, epoch, index))
 
 
 class PredictImages(Dataset[DetectionSample]):
@@ -113,7 +120,7 @@ class PredictImages(Dataset[DetectionSample]):
 
     def __getitem__(self, key: tuple[int, int] | int) -> DetectionSample:
         """Raises `UserError` if the file cannot be decoded."""
-        _, index = _epoch_and_index(key)
+        _, index = epoch_and_index(key)
         image = read_image(self.paths[index])
         sample: DetectionSample = {
             "image": image,
@@ -125,14 +132,20 @@ class PredictImages(Dataset[DetectionSample]):
             "path": self.paths[index],
             "orig_size": (image.shape[0], image.shape[1]),
         }
-        return _transformed(sample, self.transform, 0)
+        return transformed(sample, self.transform, 0)
 
 
-def _epoch_and_index(key: tuple[int, int] | int) -> tuple[int, int]:
+def epoch_and_index(key: tuple[int, int] | int) -> tuple[int, int]:
+    """What a sampler asked for; a bare index means epoch 0."""
     return key if isinstance(key, tuple) else (0, key)
 
 
-def _transformed(sample: DetectionSample, transform: DetectionTransform, seed: int) -> DetectionSample:
+def transformed(sample: DetectionSample, transform: DetectionTransform, seed: int) -> DetectionSample:
+    """The sample after ``transform``, whose result is checked.
+
+    Raises:
+        UserError: if the transform does not return what `DetectionTransform` promises.
+    """
     image, boxes, kept = transform(sample["image"], sample["boxes"], sample["labels"], seed)
     if (
         image.dtype != np.uint8

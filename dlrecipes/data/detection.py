@@ -15,14 +15,17 @@ from dlrecipes.data.cache import ImageCache, RecordImages
 from dlrecipes.data.collate import collate_detection
 from dlrecipes.data.dataset import RecordDataset, SceneDataset
 from dlrecipes.data.discover import read_detection
+from dlrecipes.data.expectations import expectations
 from dlrecipes.data.facts import files_info, scenes_info, scenes_report, with_splits
 from dlrecipes.data.loader import ResumableDataLoader, make_loader
+from dlrecipes.data.mixed_dataset import MixedDataset, Mixing
 from dlrecipes.data.predict import predict_loader
 from dlrecipes.data.records import DetectionRecord, DetectionSource
+from dlrecipes.data.repeats import Repeats, plan_repeats
 from dlrecipes.data.sampler import EpochSampler
 from dlrecipes.data.scenes import SPLIT_SIZES, DigitScenes
-from dlrecipes.data.transforms import DetectionTransform, build_transform, eval_transform
-from dlrecipes.data.workers import at_least, choose_workers, rank_of
+from dlrecipes.data.transforms import TRANSFORMS, DetectionTransform, build_transform, eval_transform
+from dlrecipes.data.workers import at_least, choose_workers, planned_epochs, rank_of
 from dlrecipes.errors import UserError
 
 __all__ = ["DetectionData"]
@@ -30,6 +33,7 @@ __all__ = ["DetectionData"]
 _SCENE_SIZE = 96
 _FILE_SIZE = 640  # the usual compromise of detectors for one GPU
 _PAPER_SIZES = (800, 1333)  # DETR: shorter side, longer side at most
+_FLIPS = ("none", "horizontal", "both")
 
 
 class DetectionData(L.LightningDataModule):
@@ -47,9 +51,21 @@ class DetectionData(L.LightningDataModule):
         batch_size: pictures a step on each device.
         num_workers: processes that prepare batches; None: chosen by the number of cores.
         image_size: longer side of the pictures; None: 96 for the scenes, 640 for files. Not used by ``"paper"``.
-        transform: augmentation in training: ``"none"``, ``"light"``, ``"paper"``, an import path, or a
-            `DetectionTransform`; None: ``"light"`` for files and ``"none"`` for the scenes, which are new in each epoch
-            anyway. The scenes are never mirrored by a preset, since digits would change.
+        transform: augmentation in training: ``"none"``, ``"light"``, ``"strong"`` (`StrongAugment`, for a few hundred
+            images and many epochs), ``"paper"``, an import path, or a `DetectionTransform`; None: ``"light"`` for files
+            and ``"none"`` for the scenes, which are new in each epoch anyway.
+        flip: what a preset of ``transform`` may do: ``"none"``, ``"horizontal"``, or ``"both"``, where there is no up
+            and down, as under a microscope; None: ``"horizontal"`` for files, ``"none"`` for the scenes, since digits
+            would change.
+        mosaic: probability that a training sample is put together from parts of four pictures.
+        mixup: probability that a training sample is laid over another one, with the objects of both.
+        closing_share: last part of the epochs, rounded to whole ones, without mosaic and mixup. Epochs are those of the
+            trainer's ``max_epochs`` or ``max_steps``, whichever ends first, so resume with the same; where only
+            ``max_time`` is set, or without a trainer, the end is unknown and they stay on. The scenes, new in each
+            epoch, are never mixed.
+        repeat_factor: an image whose rarest class is in a share f of the training images below this one comes
+            sqrt(repeat_factor / f) times an epoch (`dlrecipes.imbalance.repeat_factors`), which becomes longer; each
+            copy is augmented in its own way. None: each image comes once.
         train_split, val_split, test_split: names of the splits to use; for BCCD as published
             ``train_split="trainval"``, ``val_split="test"``.
         val_fraction: part of the training images that becomes the validation split where there is none; where there is
@@ -81,6 +97,11 @@ class DetectionData(L.LightningDataModule):
         num_workers: int | None = None,
         image_size: int | None = None,
         transform: str | DetectionTransform | None = None,
+        flip: str | None = None,
+        mosaic: float = 0.0,
+        mixup: float = 0.0,
+        closing_share: float = 0.2,
+        repeat_factor: float | None = None,
         train_split: str = "train",
         val_split: str = "val",
         test_split: str = "test",
@@ -94,16 +115,28 @@ class DetectionData(L.LightningDataModule):
         cache_gb: float = 8.0,
     ) -> None:
         super().__init__()
-        at_least("batch_size", batch_size, 1)
-        at_least("num_workers", num_workers, 0)
-        at_least("image_size", image_size, 32)
-        at_least("seed", seed, 0)
-        at_least("max_queries", max_queries, 1)
-        at_least("scenes_train", scenes_train, 1)
-        at_least("cache_gb", cache_gb, 0)
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("image_size", image_size, 32),
+            ("seed", seed, 0),
+            ("max_queries", max_queries, 1),
+            ("scenes_train", scenes_train, 1),
+            ("cache_gb", cache_gb, 0),
+        ):
+            at_least(name, value, least)
         if not 0.0 < val_fraction < 0.5:
             raise UserError(f"val_fraction must be between 0 and 0.5, got {val_fraction}.")
+        if flip is not None and flip not in _FLIPS:
+            raise UserError(f"flip must be one of {', '.join(_FLIPS)}, got {flip!r}.")
+        if repeat_factor is not None and not 0.0 < repeat_factor <= 1.0:
+            raise UserError(f"repeat_factor must be above 0 and at most 1, a share of the images, got {repeat_factor}.")
+        if repeat_factor is not None and path is None:
+            raise UserError("repeat_factor repeats images of your own: leave it out for the embedded scenes.")
         default_size = _SCENE_SIZE if path is None else _FILE_SIZE
+        chosen = ("none" if path is None else "light") if transform is None else transform
+        if flip is not None and (chosen == "none" or chosen not in TRANSFORMS):
+            raise UserError(f"flip={flip!r} is for the presets {', '.join(TRANSFORMS[1:])}: leave it out.")
         self.path = path
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -111,9 +144,11 @@ class DetectionData(L.LightningDataModule):
         self.shortest_side: int | None = None
         if transform == "paper":
             self.shortest_side, self.image_size = _PAPER_SIZES
-        chosen = ("none" if path is None else "light") if transform is None else transform
+        self.flip = ("none" if path is None else "horizontal") if flip is None else flip
         # Built here, so that a wrong name is refused before anything is read.
-        self.transform = build_transform(chosen, self.image_size, flip=path is not None)
+        self.transform = build_transform(chosen, self.image_size, flip=self.flip != "none", turn=self.flip == "both")
+        self.mixing = Mixing(mosaic, mixup, closing_share)
+        self.repeat_factor = repeat_factor
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.val_fraction = val_fraction
         self.seed = seed
@@ -127,8 +162,9 @@ class DetectionData(L.LightningDataModule):
         self._audit: AuditReport | None = None
         self._source: DetectionSource | None = None
         self._report = ""
+        self._repeats: Repeats | None = None
         self._notes: list[str] = []
-        self._datasets: dict[str, RecordDataset | SceneDataset] = {}
+        self._datasets: dict[str, RecordDataset | MixedDataset | SceneDataset] = {}
 
     @property
     def info(self) -> DataInfo:
@@ -152,7 +188,8 @@ class DetectionData(L.LightningDataModule):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided by itself, one sentence each: splits, sizes, where pictures are kept, workers."""
+        """What was decided by itself beside what `report` says, one sentence each: sizes, where pictures are kept,
+        workers; and what can be expected of data such as this."""
         return tuple(self._notes)
 
     @property
@@ -183,7 +220,7 @@ class DetectionData(L.LightningDataModule):
         else:
             self._prepare_files(self.path)
         if self.shortest_side is not None:
-            self._notes.append("The paper's sizes are used, 800 by at most 1333 pixels, whatever image_size says.")
+            self._note("The paper's sizes are used, 800 by at most 1333 pixels, whatever image_size says.")
 
     def setup(self, stage: str | None = None) -> None:
         """Make the data sets that a stage needs; those that exist are kept."""
@@ -217,6 +254,10 @@ class DetectionData(L.LightningDataModule):
             world_size=world_size,
         )
 
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+
     def _prepare_scenes(self) -> None:
         self._info = scenes_info(
             self._scenes("train"),
@@ -225,11 +266,13 @@ class DetectionData(L.LightningDataModule):
             max_queries=self.max_queries,
         )
         self._report = scenes_report(self._info)
-        self._notes.append(
+        self._note(
             f"No data was given: scenes of handwritten digits are composed, {self.scenes_train} new ones each epoch"
             f"{' (long-tailed)' if self.long_tailed else ''}, {SPLIT_SIZES['val']} for validation and "
             f"{SPLIT_SIZES['test']} for test, from scans of their own."
         )
+        if self.mixing:
+            self._note("The scenes are new in each epoch: they are not mixed, whatever mosaic and mixup say.")
 
     def _prepare_files(self, path: str) -> None:
         splits = (self.train_split, self.val_split, self.test_split)
@@ -240,7 +283,12 @@ class DetectionData(L.LightningDataModule):
         self._info = files_info(
             self._source, self.train_split, image_size=self.image_size, shortest_side=self.shortest_side
         )
-        self._notes += [note if note.endswith(".") else f"{note}." for note in source.notes]
+        for note in expectations(self._info, self._source.splits, self.train_split, self.batch_size):
+            self._note(note)
+        if self.repeat_factor is not None:
+            records = self._source.splits[self.train_split]
+            self._repeats = plan_repeats(records, self._source.classes, self.repeat_factor)
+            self._note(self._repeats.note)
 
     def _scenes(self, role: str) -> DigitScenes:
         if role == "train":
@@ -259,8 +307,15 @@ class DetectionData(L.LightningDataModule):
         records = self.records(split)
         side = getattr(transform, "cache_side", None)
         cache = ImageCache(RecordImages(records), side, limit_bytes=int(self.cache_gb * 2**30))
-        self._notes.append(f"{split}: {cache.note}")
-        self._datasets[role] = RecordDataset(records, cache, transform, seed=self.seed, drop_crowd=training)
+        self._note(f"{split}: {cache.note}")
+        files = RecordDataset(records, cache, transform, seed=self.seed, drop_crowd=training)
+        self._datasets[role] = self._mixed(files) if training and self.mixing else files
+
+    def _mixed(self, files: RecordDataset) -> MixedDataset:
+        weights = None if self._repeats is None else self._repeats.factors
+        if not files.cache.keeps_pictures:
+            self._note("A mosaic decodes four pictures: let --data.cache_gb hold them all, or expect to wait for data.")
+        return MixedDataset(files, self.mixing, self.image_size, weights=weights)
 
     def _loader(self, role: str) -> ResumableDataLoader:
         self.prepare()
@@ -272,17 +327,38 @@ class DetectionData(L.LightningDataModule):
             raise UserError(
                 f"The {role} split holds {len(dataset)} images for {world_size} processes: use fewer devices."
             )
-        return make_loader(
+        sampler = EpochSampler(
+            len(dataset),
+            shuffle=training,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            repeats=self._repeats.factors if training and self._repeats is not None else None,
+        )
+        loader = make_loader(
             dataset,
-            EpochSampler(len(dataset), shuffle=training, seed=self.seed, rank=rank, world_size=world_size),
+            sampler,
             batch_size=self.batch_size,
             num_workers=self._workers(),
             collate_fn=collate_detection,
         )
+        if isinstance(dataset, MixedDataset):
+            epochs = planned_epochs(self.trainer, loader)
+            # What the workers get: they are started, with a copy of the data set, when the first batch is asked for.
+            dataset.closing_epoch = self.mixing.closing_epoch(epochs)
+            dataset.max_objects = self._most_objects()
+            self._note(self.mixing.note(epochs))
+        return loader
+
+    def _most_objects(self) -> int:
+        """Of a mixed sample: as many as the model has queries, or, where that is unknown, as the fullest image has."""
+        task = None if self.trainer is None else self.trainer.lightning_module
+        queries = self.max_queries or getattr(getattr(task, "model", None), "num_queries", None)
+        return queries if isinstance(queries, int) else self.info.max_objects
 
     def _workers(self) -> int:
         if self.num_workers is None:
             most = 4 if self.path is None else 8  # a scene takes 0.6 ms, a picture with augmentation several
             self.num_workers, note = choose_workers(self.trainer, most)
-            self._notes.append(note)
+            self._note(note)
         return self.num_workers

@@ -11,10 +11,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Boxes", "Image", "crop", "longest_side", "mirror", "resize", "shortest_side"]
+__all__ = [
+    "Boxes",
+    "Image",
+    "Kept",
+    "choose_window",
+    "crop",
+    "longest_side",
+    "mirror",
+    "resize",
+    "shortest_side",
+    "turn_over",
+]
 
 Image = NDArray[np.uint8]  # [H, W, 3], RGB
 Boxes = NDArray[np.float64]  # [n, 4], (x1, y1, x2, y2) in pixels
+Kept = NDArray[np.int64]  # [m], positions among the objects before
 
 
 def resize(image: Image, boxes: Boxes, height: int, width: int) -> tuple[Image, Boxes]:
@@ -36,9 +48,17 @@ def mirror(image: Image, boxes: Boxes) -> tuple[Image, Boxes]:
     return np.ascontiguousarray(image[:, ::-1]), mirrored
 
 
+def turn_over(image: Image, boxes: Boxes) -> tuple[Image, Boxes]:
+    """Top to bottom: (y1, y2) becomes (H − y2, H − y1)."""
+    height = float(image.shape[0])
+    turned = boxes.copy()
+    turned[:, 1], turned[:, 3] = height - boxes[:, 3], height - boxes[:, 1]
+    return np.ascontiguousarray(image[::-1]), turned
+
+
 def crop(
     image: Image, boxes: Boxes, window: tuple[int, int, int, int], min_visible: float
-) -> tuple[Image, Boxes, NDArray[np.int64]]:
+) -> tuple[Image, Boxes, Kept]:
     """Cut ``window`` (x1, y1, x2, y2) out; what lies outside the picture becomes black.
 
     Returns:
@@ -57,6 +77,29 @@ def crop(
     whole = (sides == full).all(axis=1)  # an object that was tiny before is not lost
     kept = np.flatnonzero(visible & (whole | (sides >= 1.0).all(axis=1)))
     return np.asarray(cut, dtype=np.uint8), clipped[kept], kept.astype(np.int64)
+
+
+def choose_window(boxes: Boxes, windows: NDArray[np.int64], min_visible: float) -> tuple[int, int, int, int]:
+    """The window that shows least of objects which `crop` would drop: what is seen but not labelled teaches a detector
+    that such things are background. A window with an object to keep goes before one without; then the first.
+
+    Args:
+        boxes: float64 [n, 4], (x1, y1, x2, y2), each with an area.
+        windows: int64 [k, 4], candidates in the same coordinates.
+        min_visible: see `crop`.
+
+    Example:
+        >>> whole, half, none = (0, 0, 9, 9), (0, 0, 4, 4), (5, 5, 9, 9)
+        >>> choose_window(np.array([[2.0, 2.0, 9.0, 9.0]]), np.array([half, none, whole]), min_visible=0.6)
+        (0, 0, 9, 9)
+    """
+    low = np.maximum(windows[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(windows[:, None, 2:], boxes[None, :, 2:])
+    visible = (high - low).clip(min=0.0).prod(axis=2) / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)  # [k, n]
+    kept = visible >= min_visible
+    lost = np.where(kept, 0.0, visible).sum(axis=1) + len(boxes) * (~kept.any(axis=1))
+    x1, y1, x2, y2 = windows[int(np.argmin(lost))].tolist()
+    return x1, y1, x2, y2
 
 
 def longest_side(shape: Sequence[int], side: int) -> tuple[int, int]:

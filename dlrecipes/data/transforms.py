@@ -6,7 +6,6 @@ it, on how many there are, or on where a run was resumed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrecipes.data.geometry import Boxes, Image, crop, longest_side, mirror, resize, shortest_side
+from dlrecipes.data.geometry import Boxes, Image, Kept, crop, longest_side, mirror, resize, shortest_side, turn_over
+from dlrecipes.data.strong import StrongAugment, import_albumentations
 from dlrecipes.errors import UserError
 
 __all__ = [
@@ -25,13 +25,13 @@ __all__ = [
     "PaperAugment",
     "ResizeLongest",
     "ResizeShortest",
+    "StrongAugment",
     "build_transform",
     "eval_transform",
     "import_albumentations",
 ]
 
-Kept = NDArray[np.int64]
-TRANSFORMS = ("none", "light", "paper")
+TRANSFORMS = ("none", "light", "strong", "paper")
 
 
 @runtime_checkable
@@ -87,11 +87,13 @@ class LightAugment:
     Args:
         size: longer side of the result.
         flip: mirror half of the pictures; False where left and right matter, as for digits.
+        turn: turn half of them upside down, too: where there is no up and down, as under a microscope.
     """
 
-    def __init__(self, size: int, *, flip: bool = True) -> None:
+    def __init__(self, size: int, *, flip: bool = True, turn: bool = False) -> None:
         self.size = _positive("size", size)
         self.flip = flip
+        self.turn = turn
         self.cache_side: int | None = round(1.25 * size)
         albumentations = import_albumentations()
         jitter = albumentations.ColorJitter(
@@ -104,6 +106,8 @@ class LightAugment:
         kept = np.arange(len(boxes))
         if self.flip and rng.random() < 0.5:
             image, boxes = mirror(image, boxes)
+        if self.turn and rng.random() < 0.5:
+            image, boxes = turn_over(image, boxes)
         if rng.random() < 0.5:
             image, boxes, kept = self._zoom(image, boxes, rng)
         image, boxes = resize(image, boxes, *longest_side(image.shape, self.size))
@@ -131,13 +135,15 @@ class PaperAugment:
 
     Args:
         flip: False where left and right matter.
+        turn: see `LightAugment`; not in the paper.
     """
 
     sizes = tuple(range(480, 801, 32))
     longest = 1333
 
-    def __init__(self, *, flip: bool = True) -> None:
+    def __init__(self, *, flip: bool = True, turn: bool = False) -> None:
         self.flip = flip
+        self.turn = turn
         self.cache_side: int | None = self.longest
 
     def __call__(self, image: Image, boxes: Boxes, labels: NDArray[np.int64], seed: int) -> tuple[Image, Boxes, Kept]:
@@ -145,6 +151,8 @@ class PaperAugment:
         kept = np.arange(len(boxes))
         if self.flip and rng.random() < 0.5:
             image, boxes = mirror(image, boxes)
+        if self.turn and rng.random() < 0.5:
+            image, boxes = turn_over(image, boxes)
         if rng.random() < 0.5:
             side = int(rng.choice((400, 500, 600)))
             # The paper's code leaves the longer side free here.
@@ -199,14 +207,17 @@ class AlbumentationsTransform:
         return out["image"], np.asarray(out["bboxes"], dtype=np.float64).reshape(-1, 4), kept
 
 
-def build_transform(spec: str | DetectionTransform, image_size: int, *, flip: bool = True) -> DetectionTransform:
+def build_transform(
+    spec: str | DetectionTransform, image_size: int, *, flip: bool = True, turn: bool = False
+) -> DetectionTransform:
     """The training transform.
 
     Args:
-        spec: ``"none"`` (resize only), ``"light"``, ``"paper"``, the import path of a transform or of a class that
-            makes one without arguments, or a transform.
+        spec: ``"none"`` (resize only), ``"light"``, ``"strong"``, ``"paper"``, the import path of a transform or of a
+            class that makes one without arguments, or a transform.
         image_size: longer side of the result (``"paper"`` has its own sizes).
         flip: whether a preset may mirror.
+        turn: whether a preset may turn pictures upside down.
 
     Raises:
         UserError: if the name is no preset and no import path, or what it names cannot be called.
@@ -218,9 +229,11 @@ def build_transform(spec: str | DetectionTransform, image_size: int, *, flip: bo
     if spec == "none":
         return ResizeLongest(image_size)
     if spec == "light":
-        return LightAugment(image_size, flip=flip)
+        return LightAugment(image_size, flip=flip, turn=turn)
+    if spec == "strong":
+        return StrongAugment(image_size, flip=flip, turn=turn)
     if spec == "paper":
-        return PaperAugment(flip=flip)
+        return PaperAugment(flip=flip, turn=turn)
     return _imported(spec)
 
 
@@ -248,9 +261,3 @@ def _positive(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
     return value
-
-
-def import_albumentations() -> Any:
-    """The package, imported where it is used, and kept from asking the network for its newest version."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    return import_module("albumentations")  # 2 to 3 s: only where it is used

@@ -1,14 +1,16 @@
-"""What datamodules have in common: ranks, data workers, and the range of an option."""
+"""What datamodules have in common: ranks, data workers, the length of a run, and the range of an option."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sized
 
 import lightning as L
 
 from dlrecipes.errors import UserError
 
-__all__ = ["at_least", "choose_workers", "rank_of"]
+__all__ = ["at_least", "choose_workers", "planned_epochs", "rank_of"]
 
 
 def at_least(name: str, value: float | None, least: float) -> None:
@@ -44,3 +46,26 @@ def choose_workers(trainer: L.Trainer | None, most: int) -> tuple[int, str]:
     return workers, (
         f"{workers} worker process(es) a device prepare batches, for {cores} cores and {devices} device(s)."
     )
+
+
+def planned_epochs(trainer: L.Trainer | None, loader: Sized) -> int | None:
+    """Epochs that a trainer will run: its ``max_epochs``, or fewer if ``max_steps`` ends the run before.
+
+    Where only ``max_time`` is set, or nothing, that cannot be told: None. A run that ``max_time`` cuts short is planned
+    as if it was not.
+
+    Args:
+        trainer: None: unknown.
+        loader: of the training batches.
+    """
+    if trainer is None:
+        return None
+    limit, batches = trainer.limit_train_batches, len(loader)
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
+    steps = math.ceil(max(1, batches) / trainer.accumulate_grad_batches)
+    bounds = []
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        bounds.append(trainer.max_epochs)
+    if trainer.max_steps >= 0:
+        bounds.append(math.ceil(trainer.max_steps / steps))
+    return min(bounds, default=None)

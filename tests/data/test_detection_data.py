@@ -12,9 +12,12 @@ import torch
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.data import DetectionData, export_coco, predict_loader
+from dlrecipes.data.cache import ImageCache
 from dlrecipes.data.collate import collate_detection
+from dlrecipes.data.dataset import SceneDataset
 from dlrecipes.data.scenes import CLASSES, DigitScenes
 from dlrecipes.data.transforms import LightAugment, ResizeLongest
+from dlrecipes.data.workers import planned_epochs
 from dlrecipes.errors import UserError
 
 REAL = Path(os.environ.get("DLRECIPES_DATA", "unset"))
@@ -252,7 +255,8 @@ def test_missing_splits_are_made_and_stated(tmp_path):
     assert data.info.num_train == 16
     assert len(data.records("val")) == 4
     assert len(data.records("test")) == 1
-    assert any("train 16, val 4" in note for note in data.notes)
+    assert data.report.count("train 16, val 4") == 1
+    assert not any("train 16, val 4" in note for note in data.notes)  # a run prints both
     again = files(str(tmp_path / "a"), val_fraction=0.2)
     assert [r.path for r in again.records("val")] == [r.path for r in data.records("val")]
 
@@ -279,6 +283,9 @@ def test_augmentation_by_default(small):
     assert isinstance(files(small).transform, LightAugment)
     assert files(small).transform.flip is True
     assert scenes(transform="light").transform.flip is False
+    assert (scenes(transform="strong").transform.flip, files(small, flip="none").transform.flip) == (False, False)
+    microscope = files(small, flip="both", transform="strong").transform
+    assert (microscope.flip, microscope.turn) == (True, True)
 
 
 def test_setup_twice_keeps_what_is_there(small):
@@ -379,7 +386,7 @@ def test_a_transform_that_breaks_the_protocol_is_named(small):
         ({"image_size": 8}, "image_size must be at least 32, got 8"),
         ({"val_fraction": 0.5}, "val_fraction must be between 0 and 0.5, got 0.5"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"transform": "strong"}, "no transform 'strong'"),
+        ({"transform": "heavy"}, "no transform 'heavy'"),
         ({"scenes_train": 0}, "scenes_train must be at least 1, got 0"),
         ({"max_queries": 0}, "max_queries must be at least 1, got 0"),
     ],
@@ -403,6 +410,102 @@ def test_public_names_are_there():
         assert getattr(room, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Missing'"):
         _ = room.Missing
+
+
+def training(data):
+    data.setup("fit")
+    return data.train_dataloader().dataset
+
+
+def with_model(data, queries=None, **limits):
+    model = SimpleNamespace() if queries is None else SimpleNamespace(num_queries=queries)
+    limits = {"max_epochs": 10, "max_steps": -1, "limit_train_batches": 1.0, "accumulate_grad_batches": 1, **limits}
+    data.trainer = SimpleNamespace(
+        global_rank=0, world_size=1, num_devices=1, lightning_module=SimpleNamespace(model=model), **limits
+    )
+    return data
+
+
+def test_mixed_files(small):
+    data = with_model(files(small, mosaic=0.5, mixup=0.2))
+    mixed = training(data)
+    assert (mixed.closing_epoch, mixed.side, mixed.max_objects) == (8, 96, 2)
+    assert any(note.endswith("(mosaic 0.5, mixup 0.2) up to epoch 8 of 10.") for note in data.notes)
+    assert not isinstance(data.val_dataloader().dataset, type(mixed))
+    assert training(with_model(files(small, mosaic=0.5), queries=11)).max_objects == 11
+    assert training(with_model(files(small, mosaic=0.5, max_queries=7), queries=11)).max_objects == 7
+    assert training(files(small, mosaic=0.5, max_queries=7)).closing_epoch is None
+    assert not any("decodes four pictures" in note for note in data.notes)
+
+
+def test_mosaics_of_pictures_that_are_not_kept(small, monkeypatch):
+    monkeypatch.setattr(ImageCache, "keeps_pictures", False)
+    data = files(small, mosaic=0.5)
+    data.setup("fit")
+    assert sum("decodes four pictures" in note for note in data.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "epochs"),
+    [
+        ({}, 10),
+        ({"max_steps": 7}, 4),  # two batches an epoch
+        ({"max_steps": 700}, 10),
+        ({"max_epochs": -1, "max_steps": 9}, 5),
+        ({"max_epochs": -1}, None),  # max_time
+        ({"max_epochs": None, "max_steps": 8, "accumulate_grad_batches": 2}, 8),
+        ({"max_epochs": -1, "max_steps": 8, "limit_train_batches": 1}, 8),
+        ({"max_epochs": -1, "max_steps": 8, "limit_train_batches": 0.5}, 8),
+    ],
+)
+def test_length_of_a_run(limits, epochs):
+    assert planned_epochs(with_model(scenes(), **limits).trainer, range(2)) == epochs
+
+
+def test_scenes_are_neither_mixed_nor_repeated():
+    data = scenes(mosaic=1.0)
+    assert isinstance(training(data), SceneDataset)
+    assert any("are not mixed" in note for note in data.notes)
+    with pytest.raises(UserError, match="repeat_factor repeats images of your own"):
+        scenes(repeat_factor=0.1)
+
+
+def test_images_with_rare_classes_are_repeated(small):
+    """Of three images one has the only dog that is no crowd; both classes are in 2/3 at most."""
+    data = files(small, repeat_factor=1.0, mosaic=0.1)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert loader.sampler.repeats.round(3).tolist() == [1.225, 1.0, 1.732]
+    assert len(loader) == 1
+    assert loader.sampler.total == 4
+    (batch,) = epoch(loader)
+    assert sorted(set(batch["image_ids"])) == [0, 1, 2]
+    assert loader.dataset._partners.round(3).tolist() == [0.31, 0.562, 1.0]  # rare ones are partners more often, too
+    assert len(data.val_dataloader().sampler) == 2
+    assert any("4 samples an epoch of 3 images" in note for note in data.notes)
+
+
+def test_what_to_expect_is_among_the_notes(small):
+    data = files(small)
+    data.prepare()
+    assert data.notes[0].startswith("3 training image(s): expect")
+    data.prepare()
+    assert sum("training image(s)" in note for note in data.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"flip": "vertical"}, "flip must be one of none, horizontal, both, got 'vertical'"),
+        ({"flip": "both", "transform": "none"}, "flip='both' is for the presets light, strong, paper: leave it out"),
+        ({"flip": "both", "transform": invert}, "flip='both' is for the presets"),
+        ({"repeat_factor": 0.0}, "repeat_factor must be above 0 and at most 1, a share of the images, got 0"),
+        ({"mosaic": 1.5}, "mosaic must be between 0 and 1, got 1.5"),
+    ],
+)
+def test_wrong_training_options(small, arguments, message):
+    with pytest.raises(UserError, match=message):
+        files(small, **arguments)
 
 
 @needs_real_data

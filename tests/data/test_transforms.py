@@ -14,6 +14,7 @@ from dlrecipes.data.transforms import (
     PaperAugment,
     ResizeLongest,
     ResizeShortest,
+    StrongAugment,
     build_transform,
     eval_transform,
 )
@@ -21,6 +22,7 @@ from dlrecipes.errors import UserError
 
 few = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LIGHT, PAPER = LightAugment(48), PaperAugment()
+STRONG = StrongAugment(48, turn=True)
 USER = AlbumentationsTransform(
     [A.HorizontalFlip(p=0.5), A.Affine(rotate=(-20, 20), p=0.5), A.RandomBrightnessContrast(p=0.5)], min_visibility=0.1
 )
@@ -52,7 +54,9 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("transform", [LIGHT, PAPER, USER, ResizeLongest(48), ResizeShortest(32, 64)])
+@pytest.mark.parametrize(
+    "transform", [LIGHT, STRONG, STRONG.after_mosaic, PAPER, USER, ResizeLongest(48), ResizeShortest(32, 64)]
+)
 @given(sample=samples(), seed=st.integers(0, 2**64 - 1))
 @few
 def test_promises_of_every_transform(transform, sample, seed):
@@ -98,7 +102,7 @@ def test_mirrored_twice_is_the_same_picture_and_the_same_boxes(sample):
     assert np.array_equal(mirror(*mirror(image, whole))[1], whole)
 
 
-@pytest.mark.parametrize("transform", [LightAugment(80), PAPER, USER])
+@pytest.mark.parametrize("transform", [LightAugment(80), LightAugment(80, turn=True), STRONG, PAPER, USER])
 def test_boxes_stay_on_their_objects(transform):
     image, boxes, labels = marked()
     plain = AlbumentationsTransform([A.HorizontalFlip(p=0.5), A.Affine(scale=(0.8, 1.3), p=0.5)])
@@ -126,7 +130,7 @@ def test_right_label_for_the_right_box():
     assert seen > 80
 
 
-@pytest.mark.parametrize("transform", [LIGHT, PAPER, USER])
+@pytest.mark.parametrize("transform", [LIGHT, STRONG, PAPER, USER])
 def test_differs_between_seeds_epochs_and_samples(transform):
     image, boxes, labels = marked()
     seeds = [sample_seed(0, epoch, index) for epoch in range(4) for index in range(4)]
@@ -191,6 +195,10 @@ def test_presets_and_import_paths():
     assert isinstance(build_transform("none", 64), ResizeLongest)
     assert isinstance(build_transform("paper", 64), PaperAugment)
     assert build_transform("light", 64, flip=False).flip is False
+    assert isinstance(build_transform("strong", 64, turn=True), StrongAugment)
+    for preset in ("light", "strong", "paper"):
+        assert build_transform(preset, 64, turn=True).turn is True
+        assert build_transform(preset, 64).turn is False
     assert isinstance(build_transform("dlrecipes.data.transforms.ResizeShortest", 64), ResizeShortest)
     assert build_transform(USER, 64) is USER
     assert isinstance(eval_transform(1333, 800), ResizeShortest)
@@ -200,7 +208,7 @@ def test_presets_and_import_paths():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("heavy", "no transform 'heavy': use one of none, light, paper or an import path"),
+        ("heavy", "no transform 'heavy': use one of none, light, strong, paper or an import path"),
         ("nowhere.Transform", "'nowhere.Transform' cannot be imported"),
         ("dlrecipes.data.transforms.Missing", "cannot be imported"),
         ("dlrecipes.data.transforms.TRANSFORMS", "is a tuple and cannot be called"),
