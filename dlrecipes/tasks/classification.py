@@ -19,9 +19,10 @@ __all__ = ["ClassificationTask"]
 class ClassificationTask(ImageTask):
     """Train a classifier; the data says whether an image has one label (softmax) or several (a sigmoid each).
 
-    Logs ``accuracy``, ``balanced_accuracy``, ``f1``, ``auprc``, ``ece``, ``nll`` and ``recall_class/NAME``, with
-    several labels ``map``, ``f1``, ``subset_accuracy`` and ``ap_class/NAME``. Macro-F1, which both kinds have and a
-    long tail cannot hide in, chooses the best checkpoint.
+    Logs ``accuracy``, ``balanced_accuracy``, ``f1``, ``g_mean``, ``auprc``, ``ece``, ``class_ece``, ``nll``,
+    ``balanced_nll`` and ``recall_class/NAME``, in a long tail ``accuracy_many``, ``_medium`` and ``_few``, with several
+    labels ``map``, ``f1``, ``subset_accuracy`` and ``ap_class/NAME``. Macro-F1, which both kinds have and a long tail
+    cannot hide in, chooses the best checkpoint.
 
     Arguments: see ``ImageTask``. The default loss is ``dlrecipes.losses.CrossEntropyLoss``, with several labels
     ``BCELoss``.
@@ -54,7 +55,9 @@ class ClassificationTask(ImageTask):
 
     def configure_metrics(self, info: DataInfo) -> MetricCollection:
         """Those of the class's description."""
-        return (multilabel_metrics if info.task == "multilabel" else classification_metrics)(info.classes)
+        if info.task == "multilabel":
+            return multilabel_metrics(info.classes)
+        return classification_metrics(info.classes, info.class_counts)
 
     def bind(self, info: DataInfo) -> None:
         """Also refuse data of another kind.

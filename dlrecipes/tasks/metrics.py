@@ -19,6 +19,7 @@ from torchmetrics.classification import (
 )
 
 from dlrecipes.tasks.average_precision import LabelPrecision, MeanPrecision
+from dlrecipes.tasks.class_metrics import BalancedLikelihood, ClassCalibrationError, g_mean, group_accuracies
 
 __all__ = [
     "CalibrationError",
@@ -32,18 +33,22 @@ __all__ = [
 _NAMED_CLASSES = 100  # more than these get no column each
 
 
-def classification_metrics(classes: Sequence[str]) -> MetricCollection:
-    """Accuracy, balanced accuracy, macro-F1, recall of each class, macro AUPRC, calibration error, likelihood; top-5
-    accuracy for more than 20 classes.
+def classification_metrics(classes: Sequence[str], train_counts: Sequence[int] = ()) -> MetricCollection:
+    """Accuracy, balanced accuracy, macro-F1, G-mean, recall of each class, macro AUPRC, calibration error and
+    likelihood, both also with equal classes; top-5 accuracy for more than 20 classes; accuracy of many-, medium- and
+    few-shot classes.
 
     Args:
         classes: names.
+        train_counts: training samples of each class; without them, there is no accuracy by their number.
     """
     metrics: dict[str, Metric | MetricCollection] = {
-        "scores": ClassScores(classes),
+        "scores": ClassScores(classes, train_counts),
         "auprc": MeanPrecision(len(classes)),
         "ece": CalibrationError(),
+        "class_ece": ClassCalibrationError(len(classes)),
         "nll": NegativeLogLikelihood(),
+        "balanced_nll": BalancedLikelihood(len(classes)),
     }
     if len(classes) > 20:
         top5 = MulticlassAccuracy(len(classes), top_k=5, average="micro", validate_args=False)
@@ -66,18 +71,20 @@ def multilabel_metrics(classes: Sequence[str]) -> MetricCollection:
 
 
 class ClassScores(MulticlassStatScores):
-    """``accuracy``, ``balanced_accuracy``, ``f1`` and ``recall_class/NAME``, by scikit-learn's conventions.
+    """``accuracy``, ``balanced_accuracy``, ``f1``, ``g_mean`` and ``recall_class/NAME``, by scikit-learn's
+    conventions, and ``accuracy_many``, ``accuracy_medium``, ``accuracy_few`` (`group_accuracies`).
 
     Balanced accuracy is the mean recall of the classes that the split has; macro-F1 is over classes that the split or
     the predictions have. A class that the split lacks has no recall and no entry; with more than 100 classes none has.
 
     Args:
         classes: names.
+        train_counts: training samples of each class, or none.
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], train_counts: Sequence[int] = ()) -> None:
         super().__init__(len(classes), average=None, validate_args=False)
-        self.classes = tuple(classes)
+        self.classes, self.train_counts = tuple(classes), tuple(train_counts)
 
     def compute(self) -> dict[str, Tensor]:  # type: ignore[override]  # one number a name instead of a table
         """Metrics of all images seen."""
@@ -88,6 +95,8 @@ class ClassScores(MulticlassStatScores):
             "accuracy": tp.sum() / support.sum(),
             "balanced_accuracy": recall.nanmean(),
             "f1": f1.nanmean(),
+            "g_mean": g_mean(recall),
+            **group_accuracies(recall, self.train_counts),
         }
         if len(self.classes) <= _NAMED_CLASSES:
             present = support.gt(0).tolist()

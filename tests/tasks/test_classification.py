@@ -19,7 +19,9 @@ from dlrecipes.tasks import ClassificationTask
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 
-ONE_LABEL = {"accuracy", "balanced_accuracy", "f1", "auprc", "ece", "nll", "loss"}
+ONE_LABEL = {
+    *("accuracy", "balanced_accuracy", "f1", "g_mean", "auprc", "ece", "class_ece", "nll", "balanced_nll", "loss")
+}
 SEVERAL = {"map", "f1", "subset_accuracy", "loss"}
 
 
