@@ -22,6 +22,7 @@ from dlrecipes.data.mixed_dataset import MixedDataset, Mixing
 from dlrecipes.data.predict import predict_loader
 from dlrecipes.data.records import DetectionRecord, DetectionSource
 from dlrecipes.data.repeats import Repeats, plan_repeats
+from dlrecipes.data.resample import ResampledEpochSampler
 from dlrecipes.data.sampler import EpochSampler
 from dlrecipes.data.scenes import SPLIT_SIZES, DigitScenes
 from dlrecipes.data.transforms import TRANSFORMS, DetectionTransform, build_transform, eval_transform
@@ -287,7 +288,7 @@ class DetectionData(L.LightningDataModule):
             self._note(note)
         if self.repeat_factor is not None:
             records = self._source.splits[self.train_split]
-            self._repeats = plan_repeats(records, self._source.classes, self.repeat_factor)
+            self._repeats = plan_repeats(records, self._source.classes, self.repeat_factor, seed=self.seed)
             self._note(self._repeats.note)
 
     def _scenes(self, role: str) -> DigitScenes:
@@ -312,7 +313,7 @@ class DetectionData(L.LightningDataModule):
         self._datasets[role] = self._mixed(files) if training and self.mixing else files
 
     def _mixed(self, files: RecordDataset) -> MixedDataset:
-        weights = None if self._repeats is None else self._repeats.factors
+        weights = None if self._repeats is None else self._repeats.sampler.factors
         if not files.cache.keeps_pictures:
             self._note("A mosaic decodes four pictures: let --data.cache_gb hold them all, or expect to wait for data.")
         return MixedDataset(files, self.mixing, self.image_size, weights=weights)
@@ -327,14 +328,10 @@ class DetectionData(L.LightningDataModule):
             raise UserError(
                 f"The {role} split holds {len(dataset)} images for {world_size} processes: use fewer devices."
             )
-        sampler = EpochSampler(
-            len(dataset),
-            shuffle=training,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            repeats=self._repeats.factors if training and self._repeats is not None else None,
-        )
+        if training and self._repeats is not None:
+            sampler: EpochSampler = ResampledEpochSampler(self._repeats.sampler, rank=rank, world_size=world_size)
+        else:
+            sampler = EpochSampler(len(dataset), shuffle=training, seed=self.seed, rank=rank, world_size=world_size)
         loader = make_loader(
             dataset,
             sampler,

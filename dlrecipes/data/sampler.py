@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -39,51 +38,27 @@ class EpochSampler(Sampler[tuple[int, int]]):
         shuffle: see above.
         seed: of the permutation.
         rank, world_size: this process among all.
-        repeats: float64 [size], each at least 1: how often a sample is wanted in an epoch, on average, in training.
-            Sample i comes ``floor(repeats[i])`` times and once more with the probability of the rest, drawn from (seed,
-            epoch) so that each epoch has the same length (systematic sampling): the sum of ``repeats`` rounded up, to
-            which they are scaled. Copy k of sample i is called ``i + k * size``, so that it can be augmented in
-            another way.
 
     Raises:
-        ValueError: a negative size, a rank outside ``range(world_size)``, repeats of another length or below 1, or
-            repeats in evaluation.
+        ValueError: a negative size or a rank outside ``range(world_size)``.
 
     Example:
         >>> [index for _, index in EpochSampler(5, shuffle=False, rank=1, world_size=2)]
         [1, 3]
-        >>> sorted(index for _, index in EpochSampler(3, shuffle=True, repeats=np.array([1.0, 2.0, 1.0])))
-        [0, 1, 2, 4]
     """
 
-    def __init__(
-        self,
-        size: int,
-        *,
-        shuffle: bool,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        repeats: NDArray[np.float64] | None = None,
-    ) -> None:
+    def __init__(self, size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
         if size < 0:
             raise ValueError(f"size must not be negative, got {size}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in 0..{world_size - 1}, got {rank}")
-        if repeats is not None:
-            if not shuffle:
-                raise ValueError("repeats are for training: evaluation shows each sample once")
-            if repeats.shape != (size,) or not (np.isfinite(repeats) & (repeats >= 1.0)).all():
-                raise ValueError(f"repeats must be {size} numbers of at least 1, got {repeats}")
         self.size = size
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.repeats = repeats
-        self.total = size if repeats is None else math.ceil(repeats.sum())  # of all ranks, in one epoch
         self.epoch = 0
         self._skip = 0
 
@@ -102,7 +77,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         """Samples of this rank in a whole epoch, whatever is skipped."""
         padding = self.world_size - 1 if self.shuffle else self.world_size - 1 - self.rank
-        return (self.total + padding) // self.world_size
+        return (self.size + padding) // self.world_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, start = self.epoch if self.shuffle else 0, self._skip
@@ -113,22 +88,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if not self.shuffle:
             return np.arange(self.size, dtype=np.int64)
-        rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(self.size).astype(np.int64)
-        if self.repeats is not None:
-            order = rng.permutation(self._repeated(order, self.repeats, rng))
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.size).astype(np.int64)
         total = len(self) * self.world_size
         return np.resize(order, total) if self.size else order
-
-    def _repeated(
-        self, order: NDArray[np.int64], repeats: NDArray[np.float64], rng: np.random.Generator
-    ) -> NDArray[np.int64]:
-        """``order`` with copies: sample i holds a stretch of length ``repeats[i]`` and comes once for each whole number
-        in it, counted from a random start: on average as often as wanted, and all together equally often."""
-        ends = np.cumsum(repeats[order])
-        ends *= self.total / ends[-1] if self.size else 1.0
-        edges = np.floor(ends + rng.random()).clip(max=self.total).astype(np.int64)
-        edges[-1:] = self.total
-        counts = np.diff(edges, prepend=0)
-        copy = np.arange(self.total) - np.repeat(edges - counts, counts)
-        return np.asarray(np.repeat(order, counts) + copy * self.size, dtype=np.int64)

@@ -475,9 +475,9 @@ def test_images_with_rare_classes_are_repeated(small):
     data = files(small, repeat_factor=1.0, mosaic=0.1)
     data.setup("fit")
     loader = data.train_dataloader()
-    assert loader.sampler.repeats.round(3).tolist() == [1.225, 1.0, 1.732]
+    assert loader.sampler.sampler.factors.round(3).tolist() == [1.225, 1.0, 1.732]
     assert len(loader) == 1
-    assert loader.sampler.total == 4
+    assert len(loader.sampler) == 4
     (batch,) = epoch(loader)
     assert sorted(set(batch["image_ids"])) == [0, 1, 2]
     assert loader.dataset._partners.round(3).tolist() == [0.31, 0.562, 1.0]  # rare ones are partners more often, too

@@ -210,7 +210,7 @@ def fit(folder, path, resume=None, keep=False, **arguments):
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_resumed_runs_go_on_with_the_same_mosaics_and_copies(tmp_path, exported):
     straight, data = fit(tmp_path, exported, keep=True)
-    steps = -(-data.train_dataloader().sampler.total // 4)
+    steps = -(-len(data.train_dataloader().sampler) // 4)
     assert len(straight) == 2 * steps > 2 * 3  # 10 images alone are 3 batches
     for step in (1, steps, steps + 1):
         resumed, _ = fit(tmp_path, exported, resume=tmp_path / f"step={step}.ckpt")

@@ -69,65 +69,6 @@ def test_skip_is_forgotten_when_the_epoch_changes():
     assert len(list(sampler)) == 10
 
 
-FACTORS = np.array([1.0, 1.0, 1.25, 2.0, 2.6, 3.9, 1.0, 1.1, 1.0, 1.5])  # together 16.35
-
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_repeated_samples_come_as_often_as_wanted(world):
-    """Each epoch: the whole number below or above its factor; on average the factor; as many together in each epoch."""
-    counts = []
-    for epoch in range(300):
-        ranks = [indices(10, epoch, shuffle=True, repeats=FACTORS, rank=r, world_size=world) for r in range(world)]
-        assert {len(rank) for rank in ranks} == {-(-17 // world)}
-        steps = [index for step in zip(*ranks, strict=True) for index in step][:17]  # without what evens out the ranks
-        samples, copies = np.unique(steps, return_counts=True)
-        assert (copies == 1).all()
-        count = np.bincount(samples % 10, minlength=10)
-        assert samples.tolist() == sorted(i + 10 * k for i in range(10) for k in range(count[i]))
-        counts.append(count)
-    wanted = FACTORS * 17 / FACTORS.sum()
-    counts = np.array(counts)
-    assert (np.abs(counts - wanted) < 1.0).all()
-    assert np.abs(counts.mean(axis=0) - wanted).max() < 4 * 0.5 / np.sqrt(300)
-
-
-def test_repeats_of_one_change_which_samples_come_in_nothing():
-    ones = EpochSampler(12, shuffle=True, repeats=np.ones(12))
-    assert len(ones) == 12
-    assert sorted(index for _, index in ones) == list(range(12))
-    assert [i for _, i in EpochSampler(0, shuffle=True, repeats=np.ones(0))] == []
-
-
-def test_repeats_are_a_function_of_seed_and_epoch():
-    def drawn(epoch, seed=0):
-        return indices(10, epoch, shuffle=True, seed=seed, repeats=FACTORS)
-
-    assert drawn(1) == drawn(1)
-    assert len({tuple(sorted(drawn(e))) for e in range(8)}) > 3  # which ones come once more
-    assert len({tuple(sorted(drawn(1, seed=s))) for s in range(8)}) > 3
-    together = {i for r in range(2) for i in indices(10, 1, shuffle=True, repeats=FACTORS, rank=r, world_size=2)}
-    assert together == set(drawn(1))
-    sampler = EpochSampler(10, shuffle=True, repeats=FACTORS)
-    whole = list(sampler)
-    sampler.skip(5)
-    assert list(sampler) == whole[5:]
-
-
-@pytest.mark.parametrize(
-    ("repeats", "message"),
-    [
-        (np.ones(4), "must be 3 numbers of at least 1"),
-        (np.array([1.0, 0.5, 1.0]), "at least 1"),
-        (np.array([1.0, np.inf, 1.0]), "at least 1"),
-    ],
-)
-def test_wrong_repeats(repeats, message):
-    with pytest.raises(ValueError, match=message):
-        EpochSampler(3, shuffle=True, repeats=repeats)
-    with pytest.raises(ValueError, match="repeats are for training"):
-        EpochSampler(3, shuffle=False, repeats=np.ones(3))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

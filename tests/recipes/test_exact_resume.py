@@ -31,7 +31,10 @@ class PowerCut(L.Callback):
             raise RuntimeError("power cut")
 """
 
-DETR = ("recipe", "detr", "coco", ["--model.model.dropout", "0.2"])
+DETR = (
+    *("recipe", "detr", "coco"),
+    ["--model.model.dropout", "0.2", "--data.transform", "strong", "--data.mosaic", "0.5", "--data.mixup", "0.5"],
+)
 # a network with batch norm and dropout, samples changed and mixed at random
 EFFICIENTNET = (
     *("efficientnet", "efficientnet", "photos"),
