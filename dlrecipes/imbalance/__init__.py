@@ -3,10 +3,19 @@
 from dlrecipes.imbalance.adasyn import ADASYN
 from dlrecipes.imbalance.balanced import BalancedDistributedSampler, MPerClassSampler, SamplingMode, class_shares
 from dlrecipes.imbalance.class_info import ClassInfo
+from dlrecipes.imbalance.decoupling import (
+    CosineLinear,
+    LearnableWeightScaling,
+    last_linear,
+    reinit_classifier,
+    tau_normalise,
+)
 from dlrecipes.imbalance.double import double_balance
+from dlrecipes.imbalance.feature_smoothing import FeatureDistributionSmoothing
 from dlrecipes.imbalance.feature_smote import FeatureSMOTE
 from dlrecipes.imbalance.noise import GaussianNoise, Interpolate
 from dlrecipes.imbalance.oversample import OverSampler, check_no_leakage
+from dlrecipes.imbalance.prototypes import NearestClassMean
 from dlrecipes.imbalance.repeat_factor import RepeatFactorSampler, repeat_factors
 from dlrecipes.imbalance.sharding import ShardedSampler
 from dlrecipes.imbalance.smote import SMOTE, BorderlineSMOTE
@@ -19,10 +28,14 @@ __all__ = [
     "BalancedDistributedSampler",
     "BorderlineSMOTE",
     "ClassInfo",
+    "CosineLinear",
+    "FeatureDistributionSmoothing",
     "FeatureSMOTE",
     "GaussianNoise",
     "Interpolate",
+    "LearnableWeightScaling",
     "MPerClassSampler",
+    "NearestClassMean",
     "OverSampler",
     "RepeatFactorSampler",
     "SamplingMode",
@@ -30,5 +43,8 @@ __all__ = [
     "check_no_leakage",
     "class_shares",
     "double_balance",
+    "last_linear",
+    "reinit_classifier",
     "repeat_factors",
+    "tau_normalise",
 ]

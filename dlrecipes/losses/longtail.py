@@ -147,6 +147,7 @@ class VSLoss(ClassLoss):
         check_range("tau", tau, 0)
         self.gamma, self.tau, self.class_counts = gamma, tau, class_counts
         self.counts = ClassCounts("VSLoss", "class_counts", class_counts)
+        self.balances_classes = gamma > 0 or tau > 0
 
     def bind(self, info: DataInfo) -> None:
         """Learn how often each class occurs."""

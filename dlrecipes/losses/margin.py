@@ -125,6 +125,7 @@ class SeesawLoss(ClassLoss):
         check_range("q", q, 0)
         self.p, self.q, self.class_counts, self.accumulate = p, q, class_counts, accumulate
         self.counts = ClassCounts("SeesawLoss", "class_counts", class_counts)
+        self.balances_classes = p > 0 and not accumulate
         # float64: float32 stops counting at 2 ** 24, and soft targets are no whole numbers
         seen = torch.zeros(len(class_counts), dtype=torch.float64) if accumulate and class_counts else None
         self.register_buffer("seen", seen, persistent=accumulate)

@@ -11,7 +11,19 @@ from torch import nn
 from dlrecipes import losses
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import UserError
-from dlrecipes.losses import BCELoss, CrossEntropyLoss, FocalLoss, LogitAdjustedLoss
+from dlrecipes.losses import (
+    BalancedSoftmaxLoss,
+    BCELoss,
+    ClassBalancedLoss,
+    CrossEntropyLoss,
+    DistributionBalancedLoss,
+    FocalLoss,
+    LabelAwareSmoothingLoss,
+    LDAMLoss,
+    LogitAdjustedLoss,
+    SeesawLoss,
+    VSLoss,
+)
 from dlrecipes.parts import build_part, part_spec
 
 INFO = DataInfo(
@@ -67,6 +79,82 @@ def test_logit_adjustment_stays_finite_for_a_class_without_samples() -> None:
     torch.testing.assert_close(loss(LOGITS, LABELS), prior(LOGITS, LABELS))
 
 
+def test_bind_gives_class_balanced_losses_the_effective_numbers() -> None:
+    loss = ClassBalancedLoss(CrossEntropyLoss(label_smoothing=0.1), effective_beta=0.9)
+    loss.bind(INFO)
+    weight = torch.tensor([(1 - 0.9) / (1 - 0.9**n) for n in INFO.class_counts])
+    each = nn.functional.cross_entropy(LOGITS, LABELS, label_smoothing=0.1, reduction="none")
+    expected = (weight[LABELS] * each).sum() / weight[LABELS].sum()
+    torch.testing.assert_close(loss(LOGITS, LABELS), expected)
+    soft = torch.eye(3)[LABELS]
+    torch.testing.assert_close(loss(LOGITS, soft), expected)
+
+
+def test_class_balanced_tells_the_loss_inside() -> None:
+    loss = ClassBalancedLoss(LogitAdjustedLoss(), class_weights=None)
+    loss.bind(INFO)
+    alone = LogitAdjustedLoss()
+    alone.bind(INFO)
+    assert torch.equal(loss(LOGITS, LABELS), alone(LOGITS, LABELS))
+
+
+def test_bind_gives_the_number_of_samples_to_the_distribution_balanced_loss() -> None:
+    targets = torch.eye(3)[LABELS] + torch.eye(3)[0]
+    loss = DistributionBalancedLoss()
+    with pytest.raises(UserError, match=r"^DistributionBalancedLoss must see the training data first: call loss.bind"):
+        loss(LOGITS, targets.clamp(max=1))
+    loss.bind(replace(INFO, task="multilabel"))
+    given = DistributionBalancedLoss(class_counts=[60.0, 30.0, 10.0], num_train=100)
+    assert torch.equal(loss(LOGITS, targets.clamp(max=1)), given(LOGITS, targets.clamp(max=1)))
+
+
+class TestSeesawCounts:
+    @pytest.fixture
+    def loss(self) -> SeesawLoss:
+        loss = SeesawLoss(accumulate=True)
+        loss.bind(INFO)
+        return loss
+
+    def test_the_labels_seen_in_training_are_what_it_goes_by(self, loss: SeesawLoss) -> None:
+        given = SeesawLoss(class_counts=[4.0, 2.0, 2.0])
+        torch.testing.assert_close(loss(LOGITS, LABELS), given(LOGITS, LABELS))
+        loss(LOGITS, torch.full_like(LABELS, -100))
+        assert loss.seen.tolist() == [4, 2, 2]
+        loss.eval()
+        torch.testing.assert_close(loss(LOGITS, LABELS), given(LOGITS, LABELS))
+        assert loss.seen.tolist() == [4, 2, 2]
+
+    def test_soft_targets_add_their_parts(self, loss: SeesawLoss) -> None:
+        loss(LOGITS[:2], torch.tensor([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]]))
+        assert loss.seen.tolist() == [1.25, 0.75, 0]
+
+    def test_a_resumed_run_goes_on_with_its_counts(self, loss: SeesawLoss) -> None:
+        loss(LOGITS, LABELS)
+        again = build_part(part_spec(loss))
+        again.bind(INFO)
+        again.load_state_dict(loss.state_dict())
+        again.bind(INFO)  # a second time, as before a test
+        assert again.seen.tolist() == [4, 2, 2]
+        assert torch.equal(again(LOGITS, LABELS), loss(LOGITS, LABELS))
+
+    def test_counting_compiles_as_one_graph(self, loss: SeesawLoss) -> None:
+        torch.compiler.reset()
+        torch.compile(loss, fullgraph=True, backend="eager")(LOGITS, LABELS)
+        assert loss.seen.tolist() == [4, 2, 2]
+
+
+def test_ldam_with_weights_is_the_authors_code() -> None:
+    """LDAM-DRW's second phase: margins, then the scale, then a weighted mean."""
+    loss = LDAMLoss(class_weights="effective", effective_beta=0.9999)
+    loss.bind(INFO)
+    margins = 0.5 * (10 / torch.tensor([60.0, 30.0, 10.0])) ** 0.25
+    weight = torch.tensor([1 / (1 - 0.9999**n) for n in INFO.class_counts])
+    cosines = LOGITS.tanh()
+    shifted = cosines - margins[LABELS][:, None] * torch.eye(3)[LABELS]
+    expected = nn.functional.cross_entropy(30 * shifted, LABELS, weight=weight)
+    torch.testing.assert_close(loss(cosines, LABELS), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "loss",
     [
@@ -74,6 +162,12 @@ def test_logit_adjustment_stays_finite_for_a_class_without_samples() -> None:
         FocalLoss(class_weights="inverse"),
         BCELoss(class_weights="sqrt_inverse"),
         LogitAdjustedLoss(),
+        BalancedSoftmaxLoss(),
+        VSLoss(),
+        LDAMLoss(),
+        SeesawLoss(),
+        LabelAwareSmoothingLoss(),
+        ClassBalancedLoss(FocalLoss()),
     ],
     ids=lambda loss: type(loss).__name__,
 )
@@ -101,12 +195,20 @@ class TestWhatTheDataDecides:
 
 @pytest.mark.parametrize(
     "loss",
-    [CrossEntropyLoss(class_weights=[1.0, 2.0]), BCELoss(class_weights=[1.0, 2.0]), LogitAdjustedLoss(prior=[1, 2])],
+    [
+        CrossEntropyLoss(class_weights=[1.0, 2.0]),
+        BCELoss(class_weights=[1.0, 2.0]),
+        ClassBalancedLoss(class_weights=[1.0, 2.0]),
+        LogitAdjustedLoss(prior=[1, 2]),
+        LDAMLoss(class_counts=[1, 2]),
+        SeesawLoss(class_counts=[1, 2]),
+        VSLoss(class_counts=[1, 2]),
+    ],
 )
 def test_another_number_of_classes_is_named(loss: nn.Module) -> None:
     with pytest.raises(UserError, match=r"2 .*3.*cat, dog, owl"):
         loss.bind(INFO)
-    with pytest.raises(ValueError, match=r"(weight|prior) has shape \[2\]: .* \[3\]"):
+    with pytest.raises(ValueError, match=r"(weight|prior|counts) has shape \[2\]: .* \[3\]"):
         loss(LOGITS, LABELS)
 
 
@@ -142,6 +244,18 @@ def test_losses_named_as_remedy_are_for_the_data() -> None:
         (lambda: CrossEntropyLoss(class_weights="effective", effective_beta=1.0), "effective_beta=1.0"),
         (lambda: LogitAdjustedLoss(prior=[1.0, 0.0]), r"prior=\[1.0, 0.0\]: finite numbers above 0"),
         (lambda: LogitAdjustedLoss(tau=-1.0), "tau=-1.0"),
+        (lambda: LDAMLoss(max_margin=-0.1), r"max_margin=-0\.1"),
+        (lambda: LDAMLoss(scale=0.0), "scale=0.0: above 0"),
+        (lambda: LDAMLoss(class_counts=[5.0, 0.0]), r"class_counts=\[5.0, 0.0\]: finite numbers above 0"),
+        (lambda: SeesawLoss(p=-1.0), "p=-1.0"),
+        (lambda: SeesawLoss(q=-1.0), "q=-1.0"),
+        (lambda: VSLoss(gamma=-1.0), "gamma=-1.0"),
+        (lambda: LabelAwareSmoothingLoss(head=1.5), "head=1.5"),
+        (lambda: LabelAwareSmoothingLoss(shape="round"), "shape is 'round'"),
+        (lambda: ClassBalancedLoss(nn.CrossEntropyLoss()), "loss=CrossEntropyLoss takes no sample_weight"),
+        (lambda: DistributionBalancedLoss(negative_scale=0.5), "negative_scale=0.5"),
+        (lambda: DistributionBalancedLoss(class_counts=[5.0, 9.0]), "num_train=None: with class_counts"),
+        (lambda: DistributionBalancedLoss(class_counts=[5.0, 9.0], num_train=8), "num_train=8: with class_counts"),
     ],
 )
 def test_arguments_out_of_range_are_named(make: object, message: str) -> None:

@@ -17,7 +17,8 @@ def _prepare(input: Tensor, target: Tensor, noise: Tensor | float) -> tuple[Tens
     if input.dim() != 2:
         raise ValueError(f"input has shape {list(input.shape)}: [batch, targets] is needed")
     input = upcast(input)
-    return input, target.detach().to(input.dtype), torch.as_tensor(noise, dtype=input.dtype, device=input.device) ** 2
+    sigma = noise.to(input) if isinstance(noise, Tensor) else input.new_full((), noise)  # without a copy from the host
+    return input, target.detach().to(input.dtype), sigma.square()
 
 
 def balanced_mse_loss(

@@ -18,6 +18,10 @@ def normalise(x: Tensor) -> Tensor:
     return x * torch.where(present, torch.where(present, length, 1).rsqrt(), 0)
 
 
+def _each_view(values: Tensor, views: int) -> Tensor:
+    return values[:, None].expand(-1, views).flatten()
+
+
 def _flat(embeddings: Tensor, targets: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """[B, D] or [B, V, D] as normalised rows [B · V, D], with labels and weights of each row."""
     if embeddings.dim() not in (2, 3):
@@ -34,11 +38,9 @@ def _flat(embeddings: Tensor, targets: Tensor, sample_weight: Tensor | None) -> 
         raise ValueError(f"sample_weight has shape {list(sample_weight.shape)}: give one a sample, {list(rows[:1])}")
     views = rows[1] if len(rows) == 2 else 1
     if sample_weight is not None:
-        sample_weight = (
-            sample_weight.flatten() if sample_weight.shape == rows else sample_weight.repeat_interleave(views)
-        )
+        sample_weight = sample_weight.flatten() if sample_weight.shape == rows else _each_view(sample_weight, views)
     x = normalise(upcast(embeddings).flatten(0, -2))
-    return x, targets.long().repeat_interleave(views), sample_weight
+    return x, _each_view(targets.long(), views), sample_weight
 
 
 def supervised_contrastive_loss(
@@ -131,7 +133,7 @@ def contrastive_terms(
     if chunk is None:
         return *_anchor_terms(x, labels, rows, keys, key_labels, temperature), weight
     parts = [
-        checkpoint(_anchor_terms, *part, keys, key_labels, temperature, use_reentrant=False)
+        checkpoint(_anchor_terms, *part, keys, key_labels, temperature, use_reentrant=False, preserve_rng_state=False)
         for part in zip(*(torch.split(t, chunk) for t in (x, labels, rows)), strict=True)
     ]
     loss, mass = (torch.cat(terms) for terms in zip(*parts, strict=True))
