@@ -3,47 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import sigmoid_focal_loss
 
 from dlrecipes.contracts import DataInfo
-from dlrecipes.functional.boxes import box_giou, box_iou, cxcywh_to_xyxy
-from dlrecipes.functional.losses import varifocal_loss
 from dlrecipes.models.detr.matcher import HungarianMatcher, PaddedTargets, pad_targets, solve
+from dlrecipes.models.detr.set_losses import (
+    CLASS_LOSSES,
+    ClassLoss,
+    Pairs,
+    SetLosses,
+    denoising_pairs,
+    matched_pairs,
+    set_losses,
+)
 
 __all__ = ["SetCriterion"]
 
-_CLASS_LOSSES = ("ce", "focal", "varifocal")
+_LOSSES = ("loss_ce", "loss_bbox", "loss_giou")
+_TOO_FEW = {
+    "": "queries: raise num_queries",
+    "_enc": "feature cells to propose them: use larger images or a smaller feature_stride",
+    "_group": "queries: raise num_queries",
+    "_hybrid": "hybrid queries: raise hybrid_queries",
+}
 
 
 class SetCriterion(nn.Module):
     r"""DETR's loss (Carion et al., 2020, section 3.1): class, L1 and GIoU of matched queries, no-object for the rest.
 
     Box losses are sums over matched pairs divided by the number of objects, averaged over processes. ``"ce"`` is a
-    mean weighted by class, no-object counting ``no_object_weight``; ``"focal"`` (α .25, γ 2) and ``"varifocal"``
-    (α .75, γ 2, quality = IoU) belong to a sigmoid head and are divided by the number of objects too.
+    mean weighted by class, no-object counting ``no_object_weight``. The others belong to a sigmoid head and are divided
+    by the number of objects too: ``"focal"`` (α .25, γ 2) and, whose target is the IoU of the query's box,
+    ``"varifocal"`` (α .75, γ 2), ``"mal"`` (γ 1.5) and ``"ia_bce"`` (α .25, γ 2).
+
+    Sets of queries that only training has are matched for themselves, and their losses go by names of their own:
+
+    - each of K - 1 further groups to all objects (Chen et al., 2022, arXiv:2207.13085), their losses divided by K;
+    - hybrid queries to ``hybrid_repeats`` copies of each object (Jia et al., 2022, arXiv:2207.13080), divided by the
+      number of copies;
+    - the encoder's proposals in the same way to ``proposal_repeats`` copies;
+    - denoising queries, which know their objects, to these, divided by the number of noised objects. Contrastive
+      negatives are background, and padding is left out.
 
     Args:
         num_classes: C, without no-object; a task sets it from the data.
-        class_loss: ``"ce"``, ``"focal"`` or ``"varifocal"``.
+        class_loss: ``"ce"``, ``"focal"``, ``"varifocal"``, ``"mal"`` or ``"ia_bce"``.
         no_object_weight: weight of the no-object class of ``"ce"``.
-        weights: weight of each loss in the total; default 1, 5, 2 for ``loss_ce``, ``loss_bbox``, ``loss_giou``.
+        weights: weight of each loss in the total; default 1, 5, 2 for ``loss_ce``, ``loss_bbox``, ``loss_giou``. A
+            longer name such as ``loss_ce_dn`` says otherwise for one set.
         matcher: default ``HungarianMatcher`` with the paper's costs for ``"ce"``, Deformable DETR's otherwise.
-        proposal_repeats: times each object is matched among the encoder's proposals of a two-stage model (fewer where
-            there are not as many cells).
+        proposal_repeats: queries each object is matched to among the encoder's proposals of a two-stage model (fewer
+            where there are not as many cells).
+        hybrid_repeats: the same among the hybrid queries.
+        hybrid_weight: of the hybrid queries' losses against those of the main ones.
 
     Raises:
-        ValueError: unknown ``class_loss``, ``proposal_repeats`` below 1.
+        ValueError: unknown ``class_loss``, repeats below 1, a negative ``hybrid_weight``.
 
     Example:
         >>> out = {"pred_logits": torch.zeros(1, 1, 5, 4), "pred_boxes": torch.full((1, 1, 5, 4), 0.5)}
         >>> target = {"labels": torch.tensor([2]), "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]])}
-        >>> {k: round(v.item(), 4) for k, v in SetCriterion(num_classes=3)(out, [target]).items()}
-        {'loss_ce': 1.3863, 'loss_bbox': 0.0, 'loss_giou': 0.0, 'cardinality_error': 4.0, 'class_error': 100.0}
+        >>> {k: round(v.item(), 4) for k, v in SetCriterion(num_classes=3)(out, [target]).items() if "loss" in k}
+        {'loss_ce': 1.3863, 'loss_bbox': 0.0, 'loss_giou': 0.0}
     """
 
     def __init__(
@@ -55,19 +80,27 @@ class SetCriterion(nn.Module):
         weights: dict[str, float] | None = None,
         matcher: HungarianMatcher | None = None,
         proposal_repeats: int = 3,
+        hybrid_repeats: int = 6,
+        hybrid_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if class_loss not in _CLASS_LOSSES:
-            raise ValueError(f"class_loss={class_loss!r}: choose one of {', '.join(_CLASS_LOSSES)}")
-        if proposal_repeats < 1:
-            raise ValueError(f"proposal_repeats={proposal_repeats}: at least 1")
+        if class_loss not in CLASS_LOSSES:
+            raise ValueError(f"class_loss={class_loss!r}: choose one of {', '.join(CLASS_LOSSES)}")
+        for name, value in (("proposal_repeats", proposal_repeats), ("hybrid_repeats", hybrid_repeats)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: at least 1")
+        if hybrid_weight < 0:
+            raise ValueError(f"hybrid_weight={hybrid_weight}: at least 0")
         self.num_classes = num_classes
         self.class_loss = class_loss
         self.sigmoid = class_loss != "ce"
         self.no_object_weight = no_object_weight
-        self.weights = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0} if weights is None else weights
+        self.weights = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0} if weights is None else dict(weights)
+        if hybrid_weight != 1.0:
+            hybrid = {f"{name}_hybrid": hybrid_weight * self.weights[name] for name in _LOSSES if name in self.weights}
+            self.weights = hybrid | self.weights  # what the user says of one set goes first
         self.matcher: HungarianMatcher = matcher or HungarianMatcher(2.0 if self.sigmoid else 1.0, sigmoid=self.sigmoid)
-        self.proposal_repeats = proposal_repeats
+        self.proposal_repeats, self.hybrid_repeats, self.hybrid_weight = proposal_repeats, hybrid_repeats, hybrid_weight
 
     def bind(self, info: DataInfo) -> None:
         """Take the number of classes of the data."""
@@ -77,43 +110,76 @@ class SetCriterion(nn.Module):
         """Unweighted losses.
 
         Args:
-            outputs: ``pred_logits`` [L, B, Q, C'] and ``pred_boxes`` [L, B, Q, 4], last layer last; a two-stage model
-                adds ``proposal_logits`` [B, N, C'] and ``proposal_boxes`` [B, N, 4].
+            outputs: ``pred_logits`` [L, B, Q, C'] and ``pred_boxes`` [L, B, Q, 4], last layer last. Where the model has
+                them, ``proposal_logits`` [B, N, C'] and ``proposal_boxes`` [B, N, 4]; ``group_logits`` [L, B, K - 1, Q,
+                C'] and ``group_boxes``; ``hybrid_logits`` [L, B, T, C'] and ``hybrid_boxes``; ``denoising_logits`` [L,
+                B, N, C'], ``denoising_boxes`` and ``denoising_target`` int64 [B, N] (see ``NoisedQueries``).
             targets: per image ``{"labels": int64 [n], "boxes": float32 [n, 4]}``, cxcywh relative to the image.
 
         Returns:
             Scalars ``loss_ce``, ``loss_bbox``, ``loss_giou`` of the last layer, with suffix ``_0``, ``_1`` ... of the
-            layers before it, and ``_enc`` of the proposals. Beside them, without gradient and to be logged only, the
-            authors' ``cardinality_error`` (mean absolute error of the number of objects, every layer) and
-            ``class_error`` (percent of matched queries whose class is wrong, last layer).
+            layers before it; those of the further sets have ``_enc`` (proposals), ``_group``, ``_hybrid`` or ``_dn``
+            before the layer. Beside them, without gradient and to be logged only: the authors' ``cardinality_error``
+            (mean absolute error of the number of objects, every layer) and ``class_error`` (percent of matched queries
+            whose class is wrong, last layer), and ``matched_iou`` (mean IoU of the objects with the boxes matched to
+            them, last layer; 0 where there are no objects).
 
         Raises:
             ValueError: an image has more objects than there are queries.
 
         A NaN or infinite prediction, matched or not, makes its losses NaN: nothing hides it.
         """
-        logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
-        goals = [pad_targets(targets, logits.device)]
-        predictions = [(logits, boxes)]
-        if "proposal_logits" in outputs:
-            most = max(1, *goals[0]["counts"], 0)
-            repeats = max(1, min(self.proposal_repeats, outputs["proposal_logits"].shape[1] // most))
-            goals.append(pad_targets(targets, logits.device, repeats))
-            predictions.append((outputs["proposal_logits"][None], outputs["proposal_boxes"][None]))
-        costs = [self.matcher.costs(*p, goal) for p, goal in zip(predictions, goals, strict=True)]
-        assigned = solve(costs, [goal["counts"] for goal in goals])
-        num_boxes = self._num_boxes(sum(goals[0]["counts"]), logits.device)
+        goal = pad_targets(targets, outputs["pred_logits"].device)
+        count = sum(goal["counts"])
+        num_boxes = self._num_boxes(count, goal["boxes"].device)
+        sets = self._sets(outputs, max(goal["counts"], default=0))
+        assigned = solve(
+            [self.matcher.costs(s.logits, s.boxes, goal) for s in sets], goal["counts"], [s.repeat for s in sets]
+        )
+        results = []
+        for s, query_of in zip(sets, assigned, strict=True):
+            repeated = goal if s.repeat == 1 else pad_targets(targets, query_of.device, s.repeat)
+            results.append(self._losses(s, matched_pairs(repeated, query_of), num_boxes * s.repeat))
+        if "denoising_logits" in outputs:
+            sets.append(_QuerySet("_dn", outputs["denoising_logits"].float(), outputs["denoising_boxes"].float()))
+            pairs = denoising_pairs(goal, outputs["denoising_target"], len(sets[-1].logits))
+            groups = pairs.valid.sum() / max(count, 1)  # a whole number
+            results.append(self._losses(sets[-1], pairs, (num_boxes * groups).clamp(min=1.0)))
+        out: dict[str, Tensor] = {}
+        for s, losses in zip(sets, results, strict=True):
+            out |= _named(losses, s.suffix)
+        return out | self._diagnostics(sets[0].logits, goal, assigned[0], results[0].iou)
 
-        losses = self._losses(*predictions[0], goals[0], assigned[0], num_boxes)
-        losses["cardinality_error"] = self._cardinality_error(logits, goals[0])
-        last = logits.shape[0] - 1
-        out = {name: value[last] for name, value in losses.items()}
-        out |= {f"{name}_{layer}": value[layer] for layer in range(last) for name, value in losses.items()}
-        out["class_error"] = self._class_error(logits[-1], goals[0], assigned[0][-1])
-        if len(goals) > 1:
-            proposals = self._losses(*predictions[1], goals[1], assigned[1], num_boxes * repeats)
-            out |= {f"{name}_enc": value[0] for name, value in proposals.items()}
-        return out
+    def _sets(self, outputs: dict[str, Tensor], most: int) -> list[_QuerySet]:
+        """The sets of queries that are matched, the main one first; ``most``: objects in the fullest image."""
+
+        def repeat(wanted: int, queries: int) -> int:
+            return max(1, min(wanted, queries // max(1, most)))
+
+        sets = [_QuerySet("", outputs["pred_logits"].float(), outputs["pred_boxes"].float())]
+        if "proposal_logits" in outputs:
+            logits, boxes = outputs["proposal_logits"].float()[None], outputs["proposal_boxes"].float()[None]
+            sets.append(_QuerySet("_enc", logits, boxes, repeat(self.proposal_repeats, logits.shape[2])))
+        if "group_logits" in outputs:  # each group is matched for itself, as if it were a layer
+            logits, boxes = (outputs[name].float().transpose(1, 2) for name in ("group_logits", "group_boxes"))
+            sets.append(_QuerySet("_group", logits.flatten(0, 1), boxes.flatten(0, 1), groups=logits.shape[1]))
+        if "hybrid_logits" in outputs:
+            logits, boxes = outputs["hybrid_logits"].float(), outputs["hybrid_boxes"].float()
+            sets.append(_QuerySet("_hybrid", logits, boxes, repeat(self.hybrid_repeats, logits.shape[2])))
+        for s in sets:
+            if most > s.logits.shape[2]:
+                raise ValueError(
+                    f"an image has {most} objects but there are only {s.logits.shape[2]} {_TOO_FEW[s.suffix]}"
+                )
+        return sets
+
+    def _losses(self, s: _QuerySet, pairs: Pairs, num_boxes: Tensor) -> SetLosses:
+        class_loss = ClassLoss(self.class_loss, self.num_classes, self.no_object_weight)
+        losses = set_losses(s.logits, s.boxes, pairs, num_boxes, class_loss)
+        if not s.groups:
+            return losses
+        loss_ce, loss_bbox, loss_giou = (x.view(-1, s.groups).sum(1) / (s.groups + 1) for x in losses[:3])
+        return SetLosses(loss_ce, loss_bbox, loss_giou, losses.iou)
 
     def _num_boxes(self, count: int, device: torch.device) -> Tensor:
         """Objects per process, averaged over all of them in training: every rank divides by the same number.
@@ -126,58 +192,40 @@ class SetCriterion(nn.Module):
             total = total / dist.get_world_size()
         return total.clamp(min=1.0)
 
-    def _losses(
-        self, logits: Tensor, boxes: Tensor, goal: PaddedTargets, query_of: Tensor, num_boxes: Tensor
-    ) -> dict[str, Tensor]:
-        """Losses of each layer [L]. Padding takes part with weight 0, so that no shape depends on the data."""
-        layers, queries = logits.shape[0], logits.shape[2]
-        logits, boxes = logits.float(), boxes.float()
-        matched = boxes.gather(2, query_of.clamp(max=queries - 1)[..., None].expand(-1, -1, -1, 4))
-        goal_boxes = goal["boxes"][None].expand(layers, -1, -1, -1)
-        valid = goal["valid"].float()
-        l1 = (matched - goal_boxes).abs().sum(-1)
-        giou = 1.0 - box_giou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(goal_boxes))
-        poison = 0.0 * boxes.sum((1, 2, 3))  # 0, but NaN where a box is not finite, even if it was matched to nothing
-        return {
-            "loss_ce": self._class_losses(logits, matched, goal, query_of, num_boxes),
-            "loss_bbox": (l1 * valid).sum((1, 2)) / num_boxes + poison,
-            "loss_giou": (giou * valid).sum((1, 2)) / num_boxes,
+    @torch.no_grad()
+    def _diagnostics(self, logits: Tensor, goal: PaddedTargets, query_of: Tensor, iou: Tensor) -> dict[str, Tensor]:
+        """What is logged only, of the main queries."""
+        is_object = logits.amax(-1) > 0 if self.sigmoid else logits.argmax(-1) != self.num_classes
+        valid = goal["valid"]
+        cardinality = (is_object.sum(2) - valid.sum(1)).float().abs().mean(1)
+        out = {"cardinality_error": cardinality[-1]}
+        out |= {f"cardinality_error_{layer}": value for layer, value in enumerate(cardinality[:-1])}
+        index = query_of[-1].clamp(max=logits.shape[2] - 1)[..., None].expand(-1, -1, logits.shape[3])
+        wrong = (logits[-1].gather(1, index).argmax(-1) != goal["labels"]) & valid
+        count = valid.sum().clamp(min=1)
+        return out | {
+            "class_error": 100.0 * wrong.sum() / count,
+            "matched_iou": (iou[-1] * valid).sum() / count,
         }
 
-    def _class_losses(
-        self, logits: Tensor, matched: Tensor, goal: PaddedTargets, query_of: Tensor, num_boxes: Tensor
-    ) -> Tensor:
-        layers, batch, queries, outputs = logits.shape
-        # one slot more than there are queries: padding is written there and cut off
-        label = torch.full((layers, batch, queries + 1), self.num_classes, device=logits.device)
-        label.scatter_(2, query_of, goal["labels"].expand(layers, -1, -1))
-        label = label[:, :, :queries]
-        if self.class_loss == "ce":
-            weight = torch.ones(outputs, device=logits.device)
-            weight[self.num_classes] = self.no_object_weight
-            loss = F.cross_entropy(logits.flatten(0, 2), label.flatten(), weight, reduction="none").view_as(label)
-            return loss.sum((1, 2)) / weight[label].sum((1, 2))
-        quality = torch.ones(label.shape, device=logits.device)
-        if self.class_loss == "varifocal":
-            iou = box_iou(cxcywh_to_xyxy(matched.detach()), cxcywh_to_xyxy(goal["boxes"]))
-            quality = logits.new_zeros(layers, batch, queries + 1).scatter_(2, query_of, iou)[:, :, :queries]
-        # no-object is written into a column of its own and cut off; F.one_hot would read values on the host
-        target = logits.new_zeros(layers, batch, queries, self.num_classes + 1)
-        target = target.scatter_(3, label[..., None], quality[..., None])[..., : self.num_classes]
-        if self.class_loss == "varifocal":
-            loss = varifocal_loss(logits, target)
-        else:
-            loss = sigmoid_focal_loss(logits, target, alpha=0.25, gamma=2.0)
-        return loss.sum((1, 2, 3)) / num_boxes
 
-    @torch.no_grad()
-    def _cardinality_error(self, logits: Tensor, goal: PaddedTargets) -> Tensor:
-        is_object = logits.amax(-1) > 0 if self.sigmoid else logits.argmax(-1) != self.num_classes
-        found = is_object.sum(2)
-        return (found - goal["valid"].sum(1)).float().abs().mean(1)
+class _QuerySet(NamedTuple):
+    """Predictions of one set of queries: ``suffix`` of its losses, logits and boxes [L, B, Q, ...] in float32, queries
+    each object is matched to, and groups that are laid out as layers (0: these are layers)."""
 
-    @torch.no_grad()
-    def _class_error(self, logits: Tensor, goal: PaddedTargets, query_of: Tensor) -> Tensor:
-        index = query_of.clamp(max=logits.shape[1] - 1)[..., None].expand(-1, -1, logits.shape[2])
-        wrong = (logits.gather(1, index).argmax(-1) != goal["labels"]) & goal["valid"]
-        return 100.0 * wrong.sum() / goal["valid"].sum().clamp(min=1)
+    suffix: str
+    logits: Tensor
+    boxes: Tensor
+    repeat: int = 1
+    groups: int = 0
+
+
+def _named(losses: SetLosses, suffix: str) -> dict[str, Tensor]:
+    """Scalars by name: the last layer without a number, then the layers before it."""
+    found = {name: getattr(losses, name).unbind() for name in _LOSSES}
+    out = {f"{name}{suffix}": values[-1] for name, values in found.items()}
+    return out | {
+        f"{name}{suffix}_{layer}": values[layer]
+        for layer in range(len(losses.loss_ce) - 1)
+        for name, values in found.items()
+    }

@@ -41,50 +41,62 @@ def pad_targets(targets: Sequence[dict[str, Tensor]], device: torch.device, repe
         device: of the result.
         repeat: copies of each object (one-to-many matching).
     """
-    counts = [len(t["labels"]) * repeat for t in targets]
-    size = max(counts, default=0)
-    labels = torch.zeros(len(targets), size, dtype=torch.int64, device=device)
-    boxes = torch.full((len(targets), size, 4), 0.5, device=device)
-    for i, (target, n) in enumerate(zip(targets, counts, strict=True)):
-        labels[i, :n] = target["labels"].to(device, non_blocking=True).repeat(repeat)
-        boxes[i, :n] = target["boxes"].to(device, non_blocking=True).float().repeat(repeat, 1)
-    host = torch.arange(size) < torch.tensor(counts, dtype=torch.int64)[:, None]
-    return {"labels": labels, "boxes": boxes, "valid": host.to(device, non_blocking=True), "counts": counts}
+    counts = np.array([len(t["labels"]) for t in targets], dtype=np.int64)
+    total = int(counts.sum())
+    column, n = np.arange(counts.max(initial=0) * repeat), counts[:, None]
+    # where each place finds its object among those of all images, which a unit box follows as the padding
+    row = np.where(column < n * repeat, (counts.cumsum() - counts)[:, None] + column % n.clip(min=1), total)
+    index = torch.from_numpy(row).to(device, non_blocking=True)
+    labels = [t["labels"].to(device, non_blocking=True) for t in targets]
+    boxes = [t["boxes"].to(device, non_blocking=True).float() for t in targets]
+    return {
+        "labels": torch.cat([*labels, torch.zeros(1, dtype=torch.int64, device=device)])[index],
+        "boxes": torch.cat([*boxes, torch.full((1, 4), 0.5, device=device)])[index],
+        "valid": index < total,
+        "counts": (counts * repeat).tolist(),
+    }
 
 
-def solve(costs: Sequence[Tensor], counts: Sequence[list[int]]) -> list[Tensor]:
-    """Assign a query to every object, for several cost arrays with one copy to the host.
+def solve(costs: Sequence[Tensor], counts: Sequence[int], repeats: Sequence[int] | None = None) -> list[Tensor]:
+    """Assign queries to every object, for several cost arrays with one copy to the host and one back.
 
     Args:
-        costs: arrays float32 [L_i, B, Q_i, T_i].
-        counts: for each array the objects of each image (columns beyond are padding).
+        costs: arrays float32 [L_i, B, Q_i, T].
+        counts: objects of each image (columns beyond are padding).
+        repeats: for each array how many queries an object gets, R_i; default 1.
 
     Returns:
-        For each array int64 [L_i, B, T_i] on its device: the query of each object, Q_i in the padding.
+        For each array int64 [L_i, B, R_i · T] on its device: the query of each object, in the order of
+        ``pad_targets(..., repeat=R_i)``; Q_i in the padding.
 
     Raises:
         ValueError: more objects than queries.
     """
-    flat = torch.cat([c.detach().float().flatten() for c in costs]).cpu().numpy()  # the step's only wait for the device
+    flat = torch.cat([c.detach().float().transpose(2, 3).flatten() for c in costs])
     # A NaN is matched last instead of raising here, where one rank would leave the others waiting: the criterion makes
     # the loss NaN, and NonFiniteStop then ends all ranks together.
-    flat = np.nan_to_num(flat, nan=_WORST, posinf=_WORST, neginf=_WORST)
+    flat = flat.nan_to_num(_WORST, _WORST, _WORST)
+    host = flat.cpu().double().numpy()  # the step's only wait for the device
     start, found = 0, []
-    for cost, sizes in zip(costs, counts, strict=True):
+    for cost, repeat in zip(costs, repeats or [1] * len(costs), strict=True):
         layers, batch, queries, width = cost.shape
-        if sizes and max(sizes) > queries:
+        if max(counts, default=0) * repeat > queries:
+            times = "" if repeat == 1 else f", each to be matched {repeat} times,"
             raise ValueError(
-                f"an image has {max(sizes)} objects but there are only {queries} queries: raise num_queries"
+                f"an image has {max(counts)} objects{times} but there are only {queries} queries: raise num_queries"
             )
-        array = flat[start : start + cost.numel()].reshape(cost.shape)
+        array = host[start : start + cost.numel()].reshape(layers, batch, width, queries)
         start += cost.numel()
-        query_of = np.full((layers, batch, width), queries, dtype=np.int64)
+        query_of = np.full((layers, batch, width * repeat), queries, dtype=np.int64)
         for layer in range(layers):
-            for image, n in enumerate(sizes):
-                query, target = linear_sum_assignment(array[layer, image, :, :n])
-                query_of[layer, image, target] = query
-        found.append(torch.from_numpy(query_of).to(cost.device, non_blocking=True))
-    return found
+            for image, n in enumerate(counts):
+                if n:
+                    rows = np.concatenate([array[layer, image, :n]] * repeat)
+                    query_of[layer, image, : n * repeat] = linear_sum_assignment(rows)[1]
+        found.append(torch.from_numpy(query_of))
+    joined = torch.cat([query_of.flatten() for query_of in found]).to(flat.device, non_blocking=True)
+    ends = np.cumsum([query_of.numel() for query_of in found])
+    return [joined[end - query_of.numel() : end].view_as(query_of) for end, query_of in zip(ends, found, strict=True)]
 
 
 class HungarianMatcher(nn.Module):
@@ -153,7 +165,7 @@ class HungarianMatcher(nn.Module):
         if not layered:
             logits, boxes = logits[None], boxes[None]
         padded = pad_targets(targets, logits.device)
-        assigned = solve([self.costs(logits, boxes, padded)], [padded["counts"]])[0].cpu()
+        assigned = solve([self.costs(logits, boxes, padded)], padded["counts"])[0].cpu()
         pairs = [
             [
                 (query.sort().values, query.argsort())

@@ -6,11 +6,17 @@ import pytest
 import torch
 from torchvision.ops import box_convert, box_iou, generalized_box_iou, sigmoid_focal_loss
 
-from dlrecipes.functional.losses import varifocal_loss
+from dlrecipes.functional.losses import ia_bce_loss, mal_loss, varifocal_loss
 from dlrecipes.models.detr.criterion import SetCriterion
 from dlrecipes.models.detr.matcher import HungarianMatcher
 
 CLASSES = 3
+SIGMOID = {"focal": sigmoid_focal_loss, "varifocal": varifocal_loss, "mal": mal_loss, "ia_bce": ia_bce_loss}
+
+
+def quality(kind: str, iou: torch.Tensor) -> torch.Tensor:
+    """The target of a matched query; of a box that misses, MAL and IA-BCE must not see a negative."""
+    return {"focal": torch.ones_like(iou), "varifocal": iou}.get(kind, iou.clamp(min=1e-6))
 
 
 def make(
@@ -25,7 +31,7 @@ def make(
     return predicted, targets
 
 
-@pytest.mark.parametrize("kind", ["focal", "varifocal"])
+@pytest.mark.parametrize("kind", SIGMOID)
 def test_sigmoid_losses_equal_a_loop_over_images(kind: str) -> None:
     outputs, targets = make([2, 0, 3], CLASSES)
     losses = SetCriterion(CLASSES, class_loss=kind)(outputs, targets)
@@ -37,10 +43,8 @@ def test_sigmoid_losses_equal_a_loop_over_images(kind: str) -> None:
             query, index = pairs[layer][image]
             goal = torch.zeros_like(logits)
             a, b = (box_convert(x, "cxcywh", "xyxy") for x in (boxes[query], target["boxes"][index]))
-            quality = box_iou(a, b).diag() if kind == "varifocal" else torch.ones(len(query))
-            goal[query, target["labels"][index]] = quality
-            loss = varifocal_loss(logits, goal) if kind == "varifocal" else sigmoid_focal_loss(logits, goal)
-            total_class += loss.sum().item()
+            goal[query, target["labels"][index]] = quality(kind, box_iou(a, b).diag())
+            total_class += SIGMOID[kind](logits, goal).sum().item()
             total_l1 += (boxes[query] - target["boxes"][index]).abs().sum().item()
             total_giou += (1 - generalized_box_iou(a, b).diag()).sum().item()
         assert losses[f"loss_ce{suffix}"].item() == pytest.approx(total_class / 5, rel=1e-5)
@@ -48,7 +52,7 @@ def test_sigmoid_losses_equal_a_loop_over_images(kind: str) -> None:
         assert losses[f"loss_giou{suffix}"].item() == pytest.approx(total_giou / 5, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["ce", "focal", "varifocal"])
+@pytest.mark.parametrize("kind", ["ce", *SIGMOID])
 def test_a_batch_without_objects_trains_on_background_only(kind: str) -> None:
     outputs, targets = make([0, 0], CLASSES + (kind == "ce"))
     outputs["pred_logits"].requires_grad_()
@@ -73,7 +77,30 @@ def test_perfect_predictions_have_no_loss() -> None:
         outputs["pred_logits"][0, 0, i, label] = 30.0
         outputs["pred_boxes"][0, 0, i] = box
     losses = SetCriterion(CLASSES)(outputs, targets)
+    assert losses.pop("matched_iou").item() == pytest.approx(1, abs=1e-5)
     assert all(abs(value.item()) < 1e-5 for value in losses.values())
+
+
+def test_matched_iou_is_the_mean_over_objects_of_the_last_layer() -> None:
+    outputs, targets = make([2, 0, 3], CLASSES)
+    outputs["pred_boxes"].requires_grad_()
+    value = SetCriterion(CLASSES, class_loss="focal")(outputs, targets)["matched_iou"]
+    pairs = HungarianMatcher(2.0, sigmoid=True)(outputs, targets)[-1]
+    iou = []
+    for boxes, target, (query, index) in zip(outputs["pred_boxes"][-1], targets, pairs, strict=True):
+        found, goal = (box_convert(x, "cxcywh", "xyxy") for x in (boxes[query], target["boxes"][index]))
+        iou += box_iou(found, goal).diag().tolist()
+    assert value.item() == pytest.approx(sum(iou) / 5)
+    assert not value.requires_grad
+
+
+def test_a_box_that_misses_is_no_negative() -> None:
+    outputs = {"pred_logits": torch.zeros(1, 1, 1, 1), "pred_boxes": torch.tensor([[[[0.1, 0.1, 0.1, 0.1]]]])}
+    targets = [{"labels": torch.tensor([0]), "boxes": torch.tensor([[0.9, 0.9, 0.1, 0.1]])}]
+    losses = {kind: SetCriterion(1, class_loss=kind)(outputs, targets)["loss_ce"].item() for kind in SIGMOID}
+    assert losses["mal"] == pytest.approx(math.log(2), rel=1e-4)  # BCE(.5, 0), not weighed
+    assert losses["ia_bce"] == pytest.approx(math.log(2), rel=1e-4)
+    assert losses["varifocal"] == pytest.approx(0.75 * 0.25 * math.log(2))  # q = 0 is a negative, as in the paper
 
 
 def test_gradient_reaches_boxes_and_logits_as_numbers_say() -> None:
@@ -117,15 +144,19 @@ def test_proposals_are_matched_several_times() -> None:
     assert thrice["loss_bbox_enc"] > thrice["loss_bbox"]  # worse matches are averaged in
 
 
-def test_half_precision_predictions_give_finite_float32_losses() -> None:
-    outputs, targets = make([2, 1], CLASSES)
+@pytest.mark.parametrize("kind", ["ce", *SIGMOID])
+def test_half_precision_predictions_give_finite_float32_losses(kind: str) -> None:
+    outputs, targets = make([2, 1], CLASSES + (kind == "ce"))
     outputs = {name: value.bfloat16() * (1e3 if name == "pred_logits" else 1) for name, value in outputs.items()}
-    losses = SetCriterion(CLASSES, class_loss="varifocal")(outputs, targets)
+    losses = SetCriterion(CLASSES, class_loss=kind)(outputs, targets)
     assert all(value.dtype == torch.float32 and torch.isfinite(value) for value in losses.values())
 
 
 def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="class_loss='nll'"):
         SetCriterion(class_loss="nll")
-    with pytest.raises(ValueError, match="proposal_repeats=0"):
-        SetCriterion(proposal_repeats=0)
+    for name in ("proposal_repeats", "hybrid_repeats"):
+        with pytest.raises(ValueError, match=f"{name}=0: at least 1"):
+            SetCriterion(**{name: 0})
+    with pytest.raises(ValueError, match=r"hybrid_weight=-1\.0: at least 0"):
+        SetCriterion(hybrid_weight=-1.0)

@@ -8,6 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlrecipes.models import DETR
 from dlrecipes.models.detr import SetCriterion
+from dlrecipes.models.detr.denoising import Denoising
+from dlrecipes.models.detr.set_losses import CLASS_LOSSES
 
 # What makes a host wait for its device: a value read, or a shape that depends on values.
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2", "is_nonzero", "equal"}
@@ -47,11 +49,9 @@ def make(variant: dict, device: str = "cpu") -> tuple:
     return model, targets, torch.randn(3, 3, 64, 96, device=device), mask.to(device)
 
 
-@pytest.mark.parametrize(("variant", "loss"), [({}, "ce"), (FAST, "focal"), (FAST, "varifocal")])
-@pytest.mark.parametrize("padded", [False, True])
-def test_one_copy_to_the_host_a_step(variant: dict, loss: str, padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, targets, images, mask = make(variant)
-    criterion = SetCriterion(3, class_loss=loss)
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    """How often a tensor's values were asked for."""
     copies = Counter()
     for name in ("cpu", "item", "tolist"):
         original = getattr(torch.Tensor, name)
@@ -61,8 +61,41 @@ def test_one_copy_to_the_host_a_step(variant: dict, loss: str, padded: bool, mon
             return _original(self, *args, **kwargs)
 
         monkeypatch.setattr(torch.Tensor, name, counted)
+    return copies
+
+
+@pytest.mark.parametrize(("variant", "loss"), [({}, "ce"), (FAST, "focal"), (FAST, "varifocal")])
+@pytest.mark.parametrize("padded", [False, True])
+def test_one_copy_to_the_host_a_step(variant: dict, loss: str, padded: bool, copies: Counter) -> None:
+    model, targets, images, mask = make(variant)
+    criterion = SetCriterion(3, class_loss=loss)
+    copies.clear()  # of making the model
     with CountWaits() as waits:
         losses = criterion(model(images, mask if padded else None), targets)
+        sum(value for key, value in losses.items() if key.startswith("loss")).backward()
+    assert waits.seen == {}
+    assert copies == {"cpu": 1}
+
+
+def all_sets(targets: list, loss: str, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """Predictions of every kind of query set, the denoising ones from noised objects."""
+    noised = Denoising(8, 3, contrastive=True).to(device)(targets, torch.device(device), torch.float32)
+    shapes = {"pred": (2, 3, 9), "proposal": (3, 20), "group": (2, 3, 2, 9), "hybrid": (2, 3, 20)}
+    shapes["denoising"] = (2, *noised.target.shape)
+    outputs = {"denoising_target": noised.target}
+    for name, shape in shapes.items():
+        outputs[f"{name}_logits"] = torch.randn(*shape, 3 + (loss == "ce"), device=device, requires_grad=True)
+        outputs[f"{name}_boxes"] = (torch.randn(*shape, 4, device=device, requires_grad=True)).sigmoid()
+    outputs["denoising_logits"] = outputs["denoising_logits"] + noised.query.sum()
+    return outputs
+
+
+@pytest.mark.parametrize("loss", CLASS_LOSSES)
+def test_all_query_sets_share_one_copy(loss: str, copies: Counter) -> None:
+    targets = make({})[1]
+    criterion = SetCriterion(3, class_loss=loss)
+    with CountWaits() as waits:
+        losses = criterion(all_sets(targets, loss), targets)
         sum(value for key, value in losses.items() if key.startswith("loss")).backward()
     assert waits.seen == {}
     assert copies == {"cpu": 1}
@@ -80,6 +113,27 @@ def test_one_copy_to_the_host_a_step_on_a_gpu(variant: dict, loss: str, recwarn:
     try:
         losses = criterion(model(images, mask), targets)
         sum(value for key, value in losses.items() if key.startswith("loss")).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([w for w in recwarn if "synchroniz" in str(w.message)]) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("loss", CLASS_LOSSES)
+def test_all_query_sets_share_one_copy_on_a_gpu(loss: str, recwarn: pytest.WarningsRecorder) -> None:
+    targets = make({}, "cuda")[1]
+    criterion = SetCriterion(3, class_loss=loss)
+
+    def step() -> None:
+        losses = criterion(all_sets(targets, loss, "cuda"), targets)
+        sum(value for key, value in losses.items() if key.startswith("loss")).backward()
+
+    step()  # warm-up
+    torch.cuda.synchronize()
+    recwarn.clear()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len([w for w in recwarn if "synchroniz" in str(w.message)]) == 1

@@ -52,17 +52,25 @@ def test_costs_and_assignment_equal_scipys_on_each_image(sigmoid: bool) -> None:
 
 
 def test_one_copy_serves_several_cost_arrays() -> None:
-    outputs, targets = make(2, [2, 3])
+    outputs, targets = make(2, [2, 0, 3])
     matcher = HungarianMatcher()
     once, thrice = (pad_targets(targets, torch.device("cpu"), repeat) for repeat in (1, 3))
-    costs = [matcher.costs(outputs["pred_logits"], outputs["pred_boxes"], goal) for goal in (once, thrice)]
-    together = solve(costs, [once["counts"], thrice["counts"]])
-    apart = [solve([c], [g["counts"]])[0] for c, g in zip(costs, (once, thrice), strict=True)]
-    for a, b in zip(together, apart, strict=True):
-        assert torch.equal(a, b)
-    queries = together[1][0, 1]
-    assert len(set(queries.tolist())) == 9  # three objects, three different queries each
+    costs, repeated = (matcher.costs(outputs["pred_logits"], outputs["pred_boxes"], goal) for goal in (once, thrice))
+    together = solve([costs, costs, costs[:1]], once["counts"], [1, 3, 1])
+    assert torch.equal(together[0], solve([costs], once["counts"])[0])
+    assert torch.equal(together[1], solve([repeated], thrice["counts"])[0])  # the costs of copies are not worked out
+    assert torch.equal(together[2], together[0][:1])
+    assert len(set(together[1][0, 2].tolist())) == 9  # three objects, three different queries each
     assert (together[0][:, 0, 2:] == 12).all()  # padding points past the last query
+    assert (together[1][:, 1] == 12).all()
+
+
+@pytest.mark.parametrize("counts", [[0, 0], []])
+def test_nothing_to_assign(counts: list[int]) -> None:
+    outputs, targets = make(2, counts)
+    padded = pad_targets(targets, torch.device("cpu"))
+    costs = HungarianMatcher().costs(outputs["pred_logits"], outputs["pred_boxes"], padded)
+    assert solve([costs], padded["counts"])[0].shape == (2, len(counts), 0)
 
 
 def test_padding_is_repeated_and_valid_only_where_there_are_objects() -> None:
@@ -73,12 +81,28 @@ def test_padding_is_repeated_and_valid_only_where_there_are_objects() -> None:
     assert padded["labels"].tolist() == [[3, 1, 3, 1], [0, 0, 0, 0]]
     assert padded["valid"].tolist() == [[True] * 4, [False] * 4]
     assert padded["counts"] == [4, 0]
+    assert torch.equal(padded["boxes"][0], target["boxes"].repeat(2, 1))
+    assert (padded["boxes"][1] == 0.5).all()
+
+
+def test_targets_of_any_float_are_padded_in_float32() -> None:
+    targets = [
+        {"labels": torch.tensor([i]), "boxes": torch.full((1, 4), 0.25, dtype=dtype)}
+        for i, dtype in enumerate((torch.float64, torch.float32, torch.float16))
+    ]
+    padded = pad_targets(targets, torch.device("cpu"))
+    assert padded["boxes"].dtype == torch.float32
+    assert (padded["boxes"] == 0.25).all()
+    assert padded["labels"].tolist() == [[0], [1], [2]]
 
 
 def test_more_objects_than_queries_is_an_error() -> None:
     outputs, targets = make(1, [5], queries=4)
     with pytest.raises(ValueError, match="5 objects but there are only 4 queries"):
         HungarianMatcher()(outputs, targets)
+    costs = torch.zeros(1, 1, 9, 5)
+    with pytest.raises(ValueError, match="5 objects, each to be matched 2 times, but there are only 9 queries"):
+        solve([costs], [5], [2])
 
 
 def test_no_weights_is_an_error() -> None:
