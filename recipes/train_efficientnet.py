@@ -54,6 +54,7 @@ EFFICIENTNET = Recipe(
         "--image_size": Option("--data.image_size", "side of the square that the model sees, in pixels", "N"),
         "--augment": Option("--data.augment", "none, light, strong, or the import path of a transform", "NAME"),
         "--mix": Option("--data.mix", "none, mixup, cutmix or both", "NAME"),
+        "--sampler": Option("--data.sampler", "instance, sqrt, class, effective, progressive or repeat", "NAME"),
         "--loss": Option("--model.loss", "dlrecipes.losses.FocalLoss, my_project.MyLoss ...", "PATH"),
     },
     examples=(

@@ -29,13 +29,20 @@ _TITLES = {
     "ece": "calibration error",
     "nll": "negative log-likelihood",
     "brier": "Brier score",
+    "g_mean": "G-mean",
+    "class_ece": "calibration error, class mean",
+    "balanced_nll": "negative log-likelihood, class mean",
+    "accuracy_many": "accuracy, many images",
+    "accuracy_medium": "accuracy, medium",
+    "accuracy_few": "accuracy, few images",
+    "matched_iou": "IoU of matched boxes",
     "mae": "MAE",
     "rmse": "RMSE",
     "mse": "MSE",
     "r2": "R²",
 }
 _DETECTION = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
-_ERRORS = ("mae", "rmse", "mse", "nll", "loss")  # in units of their own; smaller is better
+_ERRORS = ("mae", "rmse", "mse", "nll", "balanced_nll", "loss")  # in units of their own; smaller is better
 
 
 def metric_title(name: str) -> str:
