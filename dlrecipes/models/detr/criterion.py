@@ -27,6 +27,7 @@ _LOSSES = ("loss_ce", "loss_bbox", "loss_giou")
 _TOO_FEW = {
     "": "queries: raise num_queries",
     "_enc": "feature cells to propose them: use larger images or a smaller feature_stride",
+    "_enc_group": "feature cells to propose them: use larger images or a smaller feature_stride",
     "_group": "queries: raise num_queries",
     "_hybrid": "hybrid queries: raise hybrid_queries",
 }
@@ -45,7 +46,8 @@ class SetCriterion(nn.Module):
     - each of K - 1 further groups to all objects (Chen et al., 2022, arXiv:2207.13085), their losses divided by K;
     - hybrid queries to ``hybrid_repeats`` copies of each object (Jia et al., 2022, arXiv:2207.13080), divided by the
       number of copies;
-    - the encoder's proposals in the same way to ``proposal_repeats`` copies;
+    - the encoder's proposals in the same way to ``proposal_repeats`` copies, and those of each further group's own
+      proposal head, divided by K as well;
     - denoising queries, which know their objects, to these, divided by the number of noised objects. Contrastive
       negatives are background, and padding is left out.
 
@@ -111,18 +113,19 @@ class SetCriterion(nn.Module):
 
         Args:
             outputs: ``pred_logits`` [L, B, Q, C'] and ``pred_boxes`` [L, B, Q, 4], last layer last. Where the model has
-                them, ``proposal_logits`` [B, N, C'] and ``proposal_boxes`` [B, N, 4]; ``group_logits`` [L, B, K - 1, Q,
-                C'] and ``group_boxes``; ``hybrid_logits`` [L, B, T, C'] and ``hybrid_boxes``; ``denoising_logits`` [L,
-                B, N, C'], ``denoising_boxes`` and ``denoising_target`` int64 [B, N] (see ``NoisedQueries``).
+                them, ``proposal_logits`` [B, N, C'] and ``proposal_boxes`` [B, N, 4]; ``group_proposal_logits`` [K - 1,
+                B, N, C'] and ``group_proposal_boxes``; ``group_logits`` [L, B, K - 1, Q, C'] and ``group_boxes``;
+                ``hybrid_logits`` [L, B, T, C'] and ``hybrid_boxes``; ``denoising_logits`` [L, B, N, C'],
+                ``denoising_boxes`` and ``denoising_target`` int64 [B, N] (see ``NoisedQueries``).
             targets: per image ``{"labels": int64 [n], "boxes": float32 [n, 4]}``, cxcywh relative to the image.
 
         Returns:
             Scalars ``loss_ce``, ``loss_bbox``, ``loss_giou`` of the last layer, with suffix ``_0``, ``_1`` ... of the
-            layers before it; those of the further sets have ``_enc`` (proposals), ``_group``, ``_hybrid`` or ``_dn``
-            before the layer. Beside them, without gradient and to be logged only: the authors' ``cardinality_error``
-            (mean absolute error of the number of objects, every layer) and ``class_error`` (percent of matched queries
-            whose class is wrong, last layer), and ``matched_iou`` (mean IoU of the objects with the boxes matched to
-            them, last layer; 0 where there are no objects).
+            layers before it; those of the further sets have ``_enc`` (proposals), ``_enc_group``, ``_group``,
+            ``_hybrid`` or ``_dn`` before the layer. Beside them, without gradient and to be logged only: the authors'
+            ``cardinality_error`` (mean absolute error of the number of objects, every layer) and ``class_error``
+            (percent of matched queries whose class is wrong, last layer), and ``matched_iou`` (mean IoU of the objects
+            with the boxes matched to them, last layer; 0 where there are no objects).
 
         Raises:
             ValueError: an image has more objects than there are queries.
@@ -160,6 +163,10 @@ class SetCriterion(nn.Module):
         if "proposal_logits" in outputs:
             logits, boxes = outputs["proposal_logits"].float()[None], outputs["proposal_boxes"].float()[None]
             sets.append(_QuerySet("_enc", logits, boxes, repeat(self.proposal_repeats, logits.shape[2])))
+        if "group_proposal_logits" in outputs:
+            logits, boxes = (outputs[f"group_proposal_{kind}"].float() for kind in ("logits", "boxes"))
+            repeats = repeat(self.proposal_repeats, logits.shape[2])
+            sets.append(_QuerySet("_enc_group", logits, boxes, repeats, groups=len(logits)))
         if "group_logits" in outputs:  # each group is matched for itself, as if it were a layer
             logits, boxes = (outputs[name].float().transpose(1, 2) for name in ("group_logits", "group_boxes"))
             sets.append(_QuerySet("_group", logits.flatten(0, 1), boxes.flatten(0, 1), groups=logits.shape[1]))

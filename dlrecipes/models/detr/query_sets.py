@@ -46,8 +46,8 @@ class QuerySets(NamedTuple):
         """Bool [S, S], True where a query must not see another; None if there are only main queries."""
         if not (self.groups or self.hybrid) and self.noised is None:
             return None
-        sets = torch.arange(self.groups + 1, device=device)
-        blocks = [sets.repeat_interleave(self.main), torch.full((self.hybrid,), self.groups + 1, device=device)]
+        groups = torch.arange(self.groups + 1, device=device)[:, None].expand(-1, self.main).flatten()
+        blocks = [groups, torch.full((self.hybrid,), self.groups + 1, device=device)]
         if self.noised is not None:
             blocks.append(self.noised + self.groups + 2)
         block = torch.cat(blocks)

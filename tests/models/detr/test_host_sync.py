@@ -13,6 +13,21 @@ from dlrecipes.models.detr.set_losses import CLASS_LOSSES
 
 # What makes a host wait for its device: a value read, or a shape that depends on values.
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2", "is_nonzero", "equal"}
+EVERYTHING = {
+    "queries": "two_stage",
+    "class_head": "sigmoid",
+    "feature_stride": 16,
+    "position_bias": True,
+    "query_groups": 2,
+    "hybrid_queries": 5,
+    "denoising": 2,
+}
+ANCHORS = EVERYTHING | {
+    "queries": "anchors",
+    "position_bias": False,
+    "cross_attention": "deformable",
+    "sample_stride": [8, 16],
+}
 FAST = {
     "queries": "two_stage",
     "cross_attention": "in_box",
@@ -64,14 +79,17 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> Counter:
     return copies
 
 
-@pytest.mark.parametrize(("variant", "loss"), [({}, "ce"), (FAST, "focal"), (FAST, "varifocal")])
+VARIANTS = [({}, "ce"), (FAST, "focal"), (FAST, "varifocal"), (EVERYTHING, "focal"), (ANCHORS, "mal")]
+
+
+@pytest.mark.parametrize(("variant", "loss"), VARIANTS)
 @pytest.mark.parametrize("padded", [False, True])
 def test_one_copy_to_the_host_a_step(variant: dict, loss: str, padded: bool, copies: Counter) -> None:
     model, targets, images, mask = make(variant)
     criterion = SetCriterion(3, class_loss=loss)
     copies.clear()  # of making the model
     with CountWaits() as waits:
-        losses = criterion(model(images, mask if padded else None), targets)
+        losses = criterion(model(images, mask if padded else None, targets), targets)
         sum(value for key, value in losses.items() if key.startswith("loss")).backward()
     assert waits.seen == {}
     assert copies == {"cpu": 1}
@@ -102,16 +120,18 @@ def test_all_query_sets_share_one_copy(loss: str, copies: Counter) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("variant", "loss"), [({}, "ce"), (FAST, "varifocal")])
+@pytest.mark.parametrize(("variant", "loss"), VARIANTS)
 def test_one_copy_to_the_host_a_step_on_a_gpu(variant: dict, loss: str, recwarn: pytest.WarningsRecorder) -> None:
     model, targets, images, mask = make(variant, "cuda")
     criterion = SetCriterion(3, class_loss=loss)
-    sum(v for k, v in criterion(model(images, mask), targets).items() if k.startswith("loss")).backward()  # warm-up
+    sum(
+        v for k, v in criterion(model(images, mask, targets), targets).items() if k.startswith("loss")
+    ).backward()  # warm-up
     torch.cuda.synchronize()
     recwarn.clear()
     torch.cuda.set_sync_debug_mode("warn")
     try:
-        losses = criterion(model(images, mask), targets)
+        losses = criterion(model(images, mask, targets), targets)
         sum(value for key, value in losses.items() if key.startswith("loss")).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -64,7 +64,7 @@ def model(state: dict[str, torch.Tensor]) -> DETR:
 
 
 @pytest.fixture(scope="module")
-def outputs(model: DETR, reference: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def inputs(reference: dict[str, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.RandomState(int(reference["seed"]))
     images = [torch.from_numpy(rng.standard_normal((3, h, w)).astype(np.float32)) for h, w in reference["sizes"]]
     height, width = (max(sizes) for sizes in reference["sizes"].T)
@@ -74,8 +74,13 @@ def outputs(model: DETR, reference: dict[str, np.ndarray]) -> dict[str, torch.Te
         h, w = image.shape[1:]
         batch[i, :, :h, :w] = image
         mask[i, :h, :w] = False
+    return batch, mask
+
+
+@pytest.fixture(scope="module")
+def outputs(model: DETR, inputs: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
     with torch.no_grad():
-        return model(batch, mask)
+        return model(*inputs)
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +131,27 @@ def test_weights_of_another_model_are_refused(model: DETR, state: dict[str, torc
     wrong = {k: v for k, v in state.items() if k != "query_embed.weight"}
     with pytest.raises(CheckpointError, match=r"query_embed\.weight"):
         model.load_official(wrong)
+
+
+@pytest.fixture(scope="module")
+def extended(state: dict[str, torch.Tensor]) -> DETR:
+    """Everything that the authors' decoder can be given for training, on their weights."""
+    model = DETR(pretrained_backbone=False, query_groups=2, hybrid_queries=7, position_bias=True)
+    model.load_official({"model": state})
+    return model.eval()
+
+
+def test_switches_of_training_leave_the_authors_outputs(
+    extended: DETR, inputs: tuple[torch.Tensor, torch.Tensor], reference: dict[str, np.ndarray]
+) -> None:
+    with torch.no_grad():
+        outputs = extended(*inputs)
+    assert outputs.keys() == {"pred_logits", "pred_boxes"}
+    for name, value in outputs.items():
+        torch.testing.assert_close(value, torch.from_numpy(reference[name]), atol=1e-4, rtol=0)
+
+
+def test_switches_of_training_do_not_forgive_missing_weights(extended: DETR, state: dict[str, torch.Tensor]) -> None:
+    for name in ("query_embed.weight", "transformer.decoder.norm.weight"):
+        with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+            extended.load_official({key: value for key, value in state.items() if key != name})

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.models import DETR
+from dlrecipes.models.detr import SetCriterion
 from dlrecipes.models.detr.position import cell_grid
 from dlrecipes.models.detr.query_sets import QuerySets
 from dlrecipes.models.detr.transformer import Decoder
@@ -137,6 +138,29 @@ def test_what_training_gives(name: str) -> None:
     if name == "two_stage":
         assert shapes["group_proposal_logits"] == (2, 2, 36, 4)
         assert shapes["group_proposal_boxes"] == (2, 2, 36, 4)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_criterion_reaches_every_parameter(name: str, padded: bool) -> None:
+    model = make(name)
+    mask = torch.zeros(2, 96, 96, dtype=torch.bool)
+    mask[1, :, 64:] = True
+    losses = SetCriterion(3)(call(model, mask=mask if padded else None), TARGETS)
+    sum(value for key, value in losses.items() if key.startswith("loss")).backward()
+    unused = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == []  # distributed training would wait for them for ever
+
+
+def test_proposals_of_the_groups_are_matched_as_those_of_the_main_queries() -> None:
+    model = make("two_stage")
+    outputs = call(model)
+    for kind in ("logits", "boxes"):  # two groups that say what the main head says
+        main = outputs[f"proposal_{kind}"]
+        outputs[f"group_proposal_{kind}"] = torch.stack((main, main))
+    losses = SetCriterion(3)(outputs, TARGETS)
+    for name in ("loss_ce", "loss_bbox", "loss_giou"):  # a sum over two groups, divided by K = 3
+        torch.testing.assert_close(losses[f"{name}_enc_group"], losses[f"{name}_enc"] * 2 / 3)
 
 
 def test_learned_boxes_get_their_gradient() -> None:
