@@ -115,7 +115,7 @@ def read_arguments(
 def _read_words(argv: Sequence[str], short: Mapping[str, str]) -> tuple[list[str], list[str], Path | None, set[str]]:
     """Values of ``--config``, other options under their full names, the run to resume, and switches without a value."""
     configs: list[str] = []
-    overrides: list[str] = []
+    overrides: list[list[str]] = []
     resume: Path | None = None
     switches: set[str] = set()
     tokens = list(argv)
@@ -125,7 +125,7 @@ def _read_words(argv: Sequence[str], short: Mapping[str, str]) -> tuple[list[str
         if flag in _SWITCHES:
             switches.add(flag)
             if flag == "--print_config":
-                overrides.append(flag + has_value + value)
+                overrides.append([flag + has_value + value])
             continue
         if not flag.startswith("--"):
             raise UserError(_unexpected_word(name))
@@ -138,8 +138,17 @@ def _read_words(argv: Sequence[str], short: Mapping[str, str]) -> tuple[list[str
         elif flag == "--resume":
             resume = Path(value)
         else:
-            overrides += [flag, value]
-    return configs, overrides, resume, switches
+            overrides.append([flag, value])
+    return configs, [word for option in _classes_first(overrides) for word in option], resume, switches
+
+
+def _classes_first(options: list[list[str]]) -> list[list[str]]:
+    """``--model.loss CLASS`` before ``--model.loss.gamma 2``, which the parser would otherwise drop without a word."""
+    names = [name for name, *_ in options]
+    classes = [any(other.startswith(f"{name}.") for other in names) for name in names]
+    first = [option for option, is_class in zip(options, classes, strict=True) if is_class]
+    rest = [option for option, is_class in zip(options, classes, strict=True) if not is_class]
+    return sorted(first, key=lambda option: option[0].count(".")) + rest
 
 
 def _as_options(configs: Iterable[Path]) -> list[str]:

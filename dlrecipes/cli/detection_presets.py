@@ -85,8 +85,10 @@ def _imagenet_weights(situation: Situation) -> tuple[bool, str]:
 def _is_official(content: Mapping[str, Any]) -> bool:
     """The weights' names are those of facebookresearch/detr."""
     state = content.get("model", content)
-    names = {"query_embed.weight", "class_embed.weight", "backbone.0.body.conv1.weight"}
-    return "dlrecipes" not in content and isinstance(state, Mapping) and names <= state.keys()
+    if "dlrecipes" in content or not isinstance(state, Mapping):
+        return False
+    heads = {"query_embed.weight", "class_embed.weight"}
+    return heads <= state.keys() and any(name.startswith("backbone.0.body.") for name in state)
 
 
 def _recorded_parts(content: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -138,10 +138,12 @@ class OverfitCheck(Callback):
         value = float(measured.get(f"val/{self.metric}", math.nan))
         self.steps = trainer.global_step
         self.best = value if math.isnan(self.best) else max(self.best, value)
-        matched = measured.get("train/matched_iou")
-        self._matched_iou = None if matched is None else float(matched)
         if self.passed:
             trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        matched = trainer.callback_metrics.get("train/matched_iou")
+        self._matched_iou = None if matched is None else float(matched)
 
     def verdict(self, folder: Path) -> str:
         """PASS or FAIL, the criterion, and after a failure what to look at; one sentence.

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from dlrecipes.checkpoint_io import save_checkpoint_file
 from dlrecipes.cli.arguments import preset_names, read_arguments, suggest
 from dlrecipes.errors import UserError
 
@@ -28,6 +29,13 @@ def test_short_names_become_full_names(preset: Path) -> None:
 
 def test_negative_and_option_like_values_belong_to_their_option(preset: Path) -> None:
     assert read_arguments(["--trainer.max_steps", "-1"], preset).argv[2:] == ("--trainer.max_steps", "-1")
+
+
+def test_a_class_stands_before_its_arguments(preset: Path) -> None:
+    argv = ["--x.y.width", "3", "--lr", "1", "--x.y", "Net", "--x", "Task", "--print_config"]
+    assert read_arguments(argv, preset).argv[2:] == (
+        *("--x", "Task", "--x.y", "Net", "--x.y.width", "3", "--model.lr", "1", "--print_config"),
+    )
 
 
 def test_presets_by_name_or_path_layer_in_order_before_every_override(preset: Path, tmp_path: Path) -> None:
@@ -86,6 +94,22 @@ def test_a_resumed_run_asks_for_no_other_weights(preset: Path, tmp_path: Path) -
     (run / "config.yaml").write_text(f"model: {{init_args: {{init: weights.pth, model: {model}}}}}\n")
     argv = read_arguments(["--resume", str(run), "--lr", "1"], preset).argv
     assert argv[2:] == ("--model.model.pretrained_backbone", "false", "--model.init", "null", "--model.lr", "1")
+
+
+def test_a_resumed_run_keeps_what_its_weights_had_decided(preset: Path, tmp_path: Path) -> None:
+    """Without the pretrained weights, the model could not know their mean and std again."""
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    args = {"pretrained": False, "normalisation": [[0.5], [0.25]], "stride": 32, "width": 8, "name": None}
+    record = {"task": {"init_args": {"model": {"class_path": "Net", "init_args": args}}}}
+    save_checkpoint_file({"state_dict": {}, "dlrecipes": record}, checkpoints / "last.ckpt")
+    config = "{pretrained: package, normalisation: null, stride: null, width: 4, name: null}"
+    for text, more in ((config, ("--model.model.pretrained", "false")), (config.replace("package", "false"), ())):
+        (tmp_path / "run" / "config.yaml").write_text(f"model: {{init_args: {{model: {{init_args: {text}}}}}}}\n")
+        if more:
+            decided = ("--model.model.normalisation", "[[0.5], [0.25]]", "--model.model.stride", "32")
+            more = (*more, *decided)
+        assert read_arguments(["--resume", str(tmp_path / "run")], preset).argv[2:] == more
 
 
 def test_resume_of_a_folder_that_is_no_run(preset: Path, tmp_path: Path) -> None:

@@ -146,3 +146,12 @@ def test_a_task_of_ones_own_derives_from_what_the_recipes_tasks_share(recipe: Re
         UserError, match=r"--model needs a subclass of ImageTask, which dlrecipes\.tasks\.DetectionTask"
     ):
         read(recipe, "--model", "dlrecipes.tasks.DetectionTask")
+
+
+def test_a_short_flag_of_another_class_names_the_class_that_was_chosen(recipe: Recipe) -> None:
+    """--smooth is the cross entropy's, and the user has taken another loss."""
+    argv = ["--smooth", "0.1", "--model.loss", "dlrecipes.losses.L1Loss"]
+    arguments = read_arguments(argv, recipe.preset, aliases={"--smooth": "--model.loss.label_smoothing"})
+    with pytest.raises(UserError) as caught:
+        read_options(recipe, arguments)
+    assert str(caught.value).startswith("--smooth sets --model.loss.label_smoothing, which L1Loss does not take")

@@ -56,6 +56,16 @@ def test_errors_and_qualities_do_not_share_an_axis(tmp_path, monkeypatch):
     assert quality.get_ylim() == (-1, 1)  # what is far below shall not squeeze the rest
 
 
+def test_a_metric_of_training_is_drawn_beside_those_of_validation(tmp_path, monkeypatch):
+    logger = MetricsCSV(tmp_path / "metrics.csv")
+    for epoch in range(2):
+        logger.log_metrics({"val/map": 0.5, "train/matched_iou": 0.7, "epoch": epoch}, step=epoch)
+    [axes] = figure_of(tmp_path, monkeypatch, headline=("map", "train/matched_iou")).axes
+    assert {"val/map", "train/matched_iou"} < {line.get_label() for line in axes.lines}
+    assert axes.get_title() == "Quality"
+    assert axes.get_ylim() == (0, 1)
+
+
 def test_a_monitor_outside_the_headline_is_drawn_too(tmp_path, monkeypatch):
     logger = MetricsCSV(tmp_path / "metrics.csv")
     logger.log_metrics({"val/f1": 0.5, "val/gain": 7.0, "epoch": 0}, step=0)

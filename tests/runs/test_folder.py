@@ -168,3 +168,16 @@ def test_torchrun_ranks_agree(tmp_path):
     )  # fmt: skip
     assert done.stdout.split("\n").count("['detr-001', 'detr-002']") == 2
     assert sorted(p.name for p in Path(tmp_path / "runs").iterdir()) == ["detr-001", "detr-002"]
+
+
+def test_a_run_without_a_step_can_be_discarded(tmp_path):
+    run = RunFolder.create(tmp_path, "detr")
+    run.write_config("{}")
+    (run.path / "wandb").mkdir()
+    assert run.discard()
+    assert list(tmp_path.iterdir()) == []
+    for file in ("metrics.csv", "checkpoints/last.ckpt"):
+        run = RunFolder.create(tmp_path, "detr")
+        (run.path / file).touch()
+        assert not run.discard()
+        assert run.path.is_dir()
