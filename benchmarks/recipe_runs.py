@@ -10,9 +10,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -28,6 +30,8 @@ def run_recipe(
     output: Path,
     metrics: Sequence[str],
     splits: Sequence[str] = ("test", "val"),
+    cores: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train once, from start to end, by ``python SCRIPT OPTIONS --seed SEED``.
 
@@ -38,27 +42,77 @@ def run_recipe(
         output: gets the run folder and the log.
         metrics: names without their split; of each the last value is taken.
         splits: the first of them on which it was measured.
+        cores, environment: as in ``run_python``.
     """
     name = f"{arm}-{seed}"
-    output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with (output / f"{name}.log").open("w") as log:
-        code = subprocess.run(
-            [
-                *(sys.executable, script, *options, "--seed", str(seed), "--wandb", "off"),
-                *("--output", str(output / name)),
-            ],
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-            check=False,
-        ).returncode
+    words = [script, *options, "--seed", str(seed), "--wandb", "off", "--output", str(output / name)]
+    code = run_python(words, output / f"{name}.log", cores, environment)
     row: dict[str, Any] = {"arm": arm, "seed": seed, "exit": code, "seconds": round(time.perf_counter() - started, 1)}
-    for file in (output / name).glob("*/metrics.csv"):
+    file = newest_metrics(output / name)
+    if file is not None:
         row |= last_values(file, metrics, splits)
     print(json.dumps(row), flush=True)
     return row
+
+
+def run_python(
+    words: Sequence[str], log: Path, cores: Sequence[int] = (), environment: Mapping[str, str] | None = None
+) -> int:
+    """Run a script of this project to its end and give its exit code.
+
+    Args:
+        words: script and arguments.
+        log: gets what it prints.
+        cores: it stays on these and computes with as many threads; none: as the system likes.
+        environment: further variables.
+    """
+    threads = {"OMP_NUM_THREADS": str(len(cores))} if cores else {}
+    path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": path, **threads, **(environment or {})},
+        )
+        if cores:
+            os.sched_setaffinity(process.pid, cores)  # before it has threads, which take it over
+        return process.wait()
+
+
+def newest_metrics(folder: Path) -> Path | None:
+    """Of the newest of a recipe's runs in this folder; None if there is none."""
+    return max(folder.glob("*/metrics.csv"), key=lambda file: file.stat().st_mtime, default=None)
+
+
+class Cores:
+    """Hands out cores to jobs that run side by side, so that each has its own.
+
+    Args:
+        jobs: how many at once; 1 with ``each`` None: nobody is kept from any core.
+        each: cores of a job; None: as many as there are for all.
+    """
+
+    def __init__(self, jobs: int, each: int | None = None) -> None:
+        there = sorted(os.sched_getaffinity(0))
+        many = max(1, len(there) // jobs) if each is None else each
+        if many * jobs > len(there):
+            raise SystemExit(f"{jobs} jobs with {many} core(s) each need more than the {len(there)} that there are.")
+        self._free: SimpleQueue[list[int]] = SimpleQueue()
+        for job in range(jobs):
+            self._free.put([] if jobs == 1 and each is None else there[job * many : (job + 1) * many])
+
+    @contextmanager
+    def take(self) -> Iterator[list[int]]:
+        """Cores for one job; empty: any."""
+        cores = self._free.get()
+        try:
+            yield cores
+        finally:
+            self._free.put(cores)
 
 
 def last_values(metrics_csv: Path, metrics: Sequence[str], splits: Sequence[str]) -> dict[str, float]:
