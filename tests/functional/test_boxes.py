@@ -92,6 +92,12 @@ def test_nan_stays_nan() -> None:
     assert box_giou(unknown, box).isnan()
 
 
+def test_conversion_is_torchvisions() -> None:
+    torch.manual_seed(0)
+    boxes = torch.rand(3, 5, 4)
+    assert torch.equal(cxcywh_to_xyxy(boxes), torchvision.ops.box_convert(boxes, "cxcywh", "xyxy"))
+
+
 def test_conversions_are_inverse() -> None:
     boxes = random_boxes(4, 6)
     torch.testing.assert_close(cxcywh_to_xyxy(xyxy_to_cxcywh(boxes)), boxes)

@@ -91,7 +91,7 @@ def solve(costs: Sequence[Tensor], counts: Sequence[int], repeats: Sequence[int]
         for layer in range(layers):
             for image, n in enumerate(counts):
                 if n:
-                    rows = np.concatenate([array[layer, image, :n]] * repeat)
+                    rows = np.concatenate([array[layer, image, :n]] * repeat) if repeat > 1 else array[layer, image, :n]
                     query_of[layer, image, : n * repeat] = linear_sum_assignment(rows)[1]
         found.append(torch.from_numpy(query_of))
     joined = torch.cat([query_of.flatten() for query_of in found]).to(flat.device, non_blocking=True)
@@ -129,10 +129,11 @@ class HungarianMatcher(nn.Module):
         self.cost_class, self.cost_bbox, self.cost_giou, self.sigmoid = cost_class, cost_bbox, cost_giou, sigmoid
 
     def _class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        index = labels[None, :, None, :].expand(*logits.shape[:3], -1)
+        """[L, B, T, Q]."""
+        scores = (logits if self.sigmoid else logits.softmax(-1)).transpose(2, 3)
+        chosen = scores.gather(2, labels[None, :, :, None].expand(len(logits), -1, -1, logits.shape[2]))
         if not self.sigmoid:
-            return -logits.softmax(-1).gather(-1, index)
-        chosen = logits.gather(-1, index)
+            return -chosen
         p = chosen.sigmoid()
         positive = 0.25 * (1 - p) ** 2 * nn.functional.softplus(-chosen)
         negative = 0.75 * p**2 * nn.functional.softplus(chosen)
@@ -141,10 +142,13 @@ class HungarianMatcher(nn.Module):
     @torch.no_grad()
     def costs(self, logits: Tensor, boxes: Tensor, targets: PaddedTargets) -> Tensor:
         """Costs [L, B, Q, T] of logits [L, B, Q, C'] and boxes [L, B, Q, 4] (cxcywh); columns of padding are finite."""
-        cost = self.cost_class * self._class_cost(logits.float(), targets["labels"])
         boxes, goal = boxes.float(), targets["boxes"][None]
-        cost += self.cost_bbox * (boxes[:, :, :, None] - goal[:, :, None]).abs().sum(-1)
-        return cost - self.cost_giou * pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal))
+        # worked out as [L, B, T, Q], coordinates first: loops over the long axis are the fast ones
+        cost = self.cost_class * self._class_cost(logits.float(), targets["labels"])
+        predicted, wanted = (x.movedim(-1, 0).contiguous() for x in (boxes, goal))
+        cost += self.cost_bbox * (predicted[..., None, :] - wanted[..., None]).abs().sum(0)
+        cost -= self.cost_giou * pairwise_giou(cxcywh_to_xyxy(goal), cxcywh_to_xyxy(boxes))
+        return cost.transpose(2, 3)
 
     @torch.no_grad()
     def forward(
