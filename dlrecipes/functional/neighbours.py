@@ -13,10 +13,10 @@ from dlrecipes.errors import UserError
 
 __all__ = ["Neighbours", "nearest_neighbours", "rows_at_once"]
 
-_BLOCK = 64  # columns whose minimum stands for them while candidates are chosen
-_SPARE = 8  # candidates beyond the k wanted that the first, float32 pass keeps
+_BLOCK = 64  # columns, at most, whose maximum stands for them while candidates are chosen
+_SPARE = 4  # candidates beyond the k wanted that the first, float32 pass keeps
 _ROWS = 4096  # points that are turned into float64 at a time
-_MEMORY = {"cpu": 64 << 20, "cuda": 512 << 20}  # bytes of temporaries: what the caches like, what fills a GPU
+_MEMORY = {"cpu": 16 << 20, "cuda": 512 << 20}  # bytes of temporaries: what the caches like, what fills a GPU
 
 
 class Neighbours(NamedTuple):
@@ -31,14 +31,14 @@ class Neighbours(NamedTuple):
     distances: Tensor
 
 
-def rows_at_once(num_points: int, dim: int, candidates: int, memory: int, itemsize: int = 4) -> int:
-    """Queries that fit ``memory`` bytes: a row of scores each, and its candidates' differences in float64, twice.
+def rows_at_once(numbers: int, memory: int, itemsize: int = 4) -> int:
+    """Queries that fit ``memory`` bytes if each needs so many numbers; at least one.
 
     Example:
-        >>> rows_at_once(100_000, 512, candidates=14, memory=64 << 20)
-        117
+        >>> rows_at_once(100_000, memory=16 << 20)
+        41
     """
-    return max(1, memory // (itemsize * (num_points + _BLOCK) + 24 * candidates * dim))
+    return max(1, memory // (itemsize * numbers))
 
 
 @contextmanager
@@ -71,66 +71,69 @@ class _Scores:
         largest = torch.stack([(points[i : i + _ROWS].double() - self.centre).abs().max() for i in starts]).max()
         self.scale = torch.where(largest > 0, largest, 1.0)
         padded = -(-count // _BLOCK) * _BLOCK
-        self.matrix = torch.zeros(padded, dim, dtype=dtype, device=points.device)
-        self.half_norms = torch.full((padded,), torch.inf, dtype=dtype, device=points.device)
+        self.matrix = torch.zeros(padded, dim + 1, dtype=dtype, device=points.device)  # [p, −|p|²/2]
+        self.matrix[count:, -1] = -torch.inf
         for start in starts:
             piece = self.shift(points[start : start + _ROWS])
-            self.matrix[start : start + len(piece)] = piece
-            self.half_norms[start : start + len(piece)] = piece.square().sum(1) / 2
-        self.reach = (2 * self.half_norms[:count].max()).sqrt().double()
+            self.matrix[start : start + len(piece), :-1] = piece
+            self.matrix[start : start + len(piece), -1] = piece.square().sum(1) / -2
+        self.reach = (-2 * self.matrix[:count, -1].min()).sqrt().double()
 
     def shift(self, rows: Tensor) -> Tensor:
         return ((rows.double() - self.centre) / self.scale).to(self.dtype)
 
     def __call__(self, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Shifted queries → scores |p|²/2 − q·p [Q, padded], |q|² [Q], and how far |q − p|² may be off [Q].
+        """Shifted queries → scores q·p − |p|²/2 [Q, padded], |q|² [Q], and how far |q|² − 2 · score may be off [Q].
 
-        The bound is γ_D of a product of D terms (Higham, 2002, section 3.1) and the rounding of what goes into it,
-        twice.
+        The bound is γ of a product of D + 1 terms (Higham, 2002, section 3.1), and the rounding of what goes into it.
         """
         norms = queries.square().sum(1)
         eps = torch.finfo(self.dtype).eps
         error = eps * (self.matrix.shape[1] / 2 + 16) * (norms.double().sqrt() + self.reach).square()
-        return torch.addmm(self.half_norms, queries, self.matrix.T, alpha=-1), norms, error
+        return torch.cat((queries, queries.new_ones(len(queries), 1)), 1) @ self.matrix.T, norms, error
 
 
-def _smallest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest of each row and their columns; the columns are a multiple of ``_BLOCK``.
+def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their columns; the columns are a multiple of ``_BLOCK``.
 
-    They lie in the k groups of columns whose minima are smallest, so that only those are sorted.
+    They lie in the k groups of columns whose maxima are largest, so that only those are sorted.
     """
     rows, columns = scores.shape
-    groups = columns // _BLOCK
-    if groups < 4 * k:
-        found = scores.topk(k, dim=1, largest=False)
+    block = next(size for size in (16, 32, _BLOCK) if size == _BLOCK or size * size * k >= columns)
+    groups = columns // block
+    if groups < 2 * k:
+        found = scores.topk(k, dim=1)
         return found.values, found.indices
-    group = scores.view(rows, _BLOCK, groups).amin(1).topk(k, dim=1, largest=False, sorted=False).indices
-    member = torch.arange(_BLOCK, device=scores.device) * groups
+    group = scores.view(rows, block, groups).amax(1).topk(k, dim=1, sorted=False).indices
+    member = torch.arange(block, device=scores.device) * groups
     column = (group[:, :, None] + member).flatten(1)
-    found = scores.gather(1, column).topk(k, dim=1, largest=False)
+    found = scores.gather(1, column).topk(k, dim=1)
     return found.values, column.gather(1, found.indices)
 
 
-def _rank(queries: Tensor, points: Tensor, candidates: Tensor, k: int) -> Neighbours:
+def _rank(queries: Tensor, points: Tensor, candidates: Tensor, k: int, memory: int) -> Neighbours:
     """The k nearest among each query's candidates, by differences in float64."""
     candidates = candidates.sort(dim=1).values
-    difference = points[candidates].double().sub_(queries.double()[:, None])
-    distance, order = difference.square_().sum(-1).sort(dim=1, stable=True)
+    distance = torch.empty(candidates.shape, dtype=torch.float64, device=queries.device)
+    step = rows_at_once(2 * candidates.shape[1] * points.shape[1], memory, itemsize=8)
+    for start in range(0, len(queries), step):
+        piece = slice(start, start + step)
+        difference = points[candidates[piece]].double().sub_(queries[piece, None].double())
+        distance[piece] = difference.square_().sum(-1)
+    distance, order = distance.sort(dim=1, stable=True)
     return Neighbours(candidates.gather(1, order[:, :k]), distance[:, :k])
 
 
 def _certainly(queries: Tensor, points: Tensor, k: int, scores: _Scores, within: Tensor, memory: int) -> Neighbours:
     """As ``nearest_neighbours`` of few queries: every point no farther than ``within`` (scaled, [Q]) is ranked."""
     found: list[Neighbours] = []
-    step = rows_at_once(len(points), points.shape[1], k, memory, scores.dtype.itemsize)
+    step = rows_at_once(2 * len(points), memory, scores.dtype.itemsize)
     for start in range(0, len(queries), step):
         rows, limit = queries[start : start + step], within[start : start + step]
         score, norm, error = scores(scores.shift(rows))
-        inside = (2 * score + norm[:, None]) <= (limit + error)[:, None]
-        candidates = _smallest(score, max(k, int(inside.sum(1).max())))[1]
-        few = rows_at_once(0, points.shape[1], candidates.shape[1], memory)
-        starts = range(0, len(rows), few)
-        found += [_rank(rows[i : i + few], points, candidates[i : i + few], k) for i in starts]
+        inside = (norm[:, None] - 2 * score) <= (limit + error)[:, None]
+        candidates = _largest(score, max(k, int(inside.sum(1).max())))[1]
+        found.append(_rank(rows, points, candidates, k, memory))
     return Neighbours(torch.cat([n.indices for n in found]), torch.cat([n.distances for n in found]))
 
 
@@ -138,7 +141,7 @@ def _certainly(queries: Tensor, points: Tensor, k: int, scores: _Scores, within:
 def nearest_neighbours(queries: Tensor, points: Tensor, k: int, *, memory: int | None = None) -> Neighbours:
     """The k points nearest to each query in Euclidean distance.
 
-    Candidates come from a float32 matrix product over a piece of the queries, k + 8 a query, and are ranked by
+    Candidates come from a float32 matrix product over a piece of the queries, k + 4 a query, and are ranked by
     differences in float64. Where the product's rounding could have lost a neighbour, the query is asked again in
     float64 with as many candidates as rounding leaves in doubt. So the answer is that of float64 differences over all
     pairs, whatever ``memory``; a query that is one of the points finds itself.
@@ -149,7 +152,7 @@ def nearest_neighbours(queries: Tensor, points: Tensor, k: int, *, memory: int |
         queries: [Q, D].
         points: [N, D], of the same dtype and device. Any floating or integer dtype; finite.
         k: 1 to N.
-        memory: bytes for temporaries; None: 64 MiB on a CPU, 512 MiB on a GPU.
+        memory: bytes for temporaries; None: 16 MiB on a CPU, 512 MiB on a GPU.
 
     Raises:
         UserError: tensors that are no two lists of vectors of one length, or k outside 1..N.
@@ -177,14 +180,14 @@ def nearest_neighbours(queries: Tensor, points: Tensor, k: int, *, memory: int |
     doubtful = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
     with _full_precision(queries.device):
         scores = _Scores(points, torch.float32)
-        step = rows_at_once(len(points), points.shape[1], wide, memory)
+        step = rows_at_once(len(points) + _BLOCK, memory)
         for start in range(0, len(queries), step):
             piece = slice(start, start + step)
             score, norm, error = scores(scores.shift(queries[piece]))
-            value, candidates = _smallest(score, wide)
-            index[piece], distance[piece] = _rank(queries[piece], points, candidates, k)
+            value, candidates = _largest(score, wide)
+            index[piece], distance[piece] = _rank(queries[piece], points, candidates, k, memory)
             if wide < len(points):
-                beyond = 2 * value[:, -1].double() + norm.double() - error  # no other point is nearer
+                beyond = norm.double() - 2 * value[:, -1].double() - error  # no other point is nearer
                 doubtful[piece] = ~(distance[piece, -1] / scores.scale.square() < beyond)  # NaN is in doubt, too
         again = doubtful.nonzero().flatten()
         if len(again):

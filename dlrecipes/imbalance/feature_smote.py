@@ -123,13 +123,13 @@ class FeatureSMOTE(nn.Module):
             UserError: pixels or features of another length, labels that are no classes, no class counts yet.
         """
         self._check(features, labels)
-        number = round(self.ratio * len(features))
-        if not self.training or not len(self.lack) or not number:
+        if not self.training or not len(self.lack) or not len(features):
             return features, labels
+        number = round(self.ratio * len(features))
         with torch.autocast(features.device.type, enabled=False):
             made, classes = self._synthesise(features, labels, number)
             self._push(features.detach(), labels)
-        return torch.cat((features, made)), torch.cat((labels, classes))
+            return torch.cat((features, made)), torch.cat((labels, classes))
 
     def _check(self, features: Tensor, labels: Tensor) -> None:
         if features.ndim != 2 or features.shape[1] != self.dim:

@@ -1,4 +1,4 @@
-"""Neighbours that an over-sampler interpolates to: ours where they are beyond doubt, else scikit-learn's own."""
+"""Neighbours that an over-sampler interpolates to: ours where that is faster and beyond doubt, else scikit-learn's."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from dlrecipes.functional.neighbours import Neighbours, nearest_neighbours
 
 __all__ = ["other_neighbours"]
 
-_TREE_DIM = 15  # scikit-learn searches up to so many dimensions by a tree, which beats all pairs on a CPU
-_SPARE = 8
+_TREE_DIM = 15  # on a CPU: scikit-learn searches up to so many dimensions by a tree, which beats all pairs,
+_FEW = 5000  # and up to so many points faster than we do (a quarter of 30,000 samples is where we draw level)
+_SPARE = 3  # neighbours beyond those wanted, to see where a tie ends
+_SPARE_IN_DOUBT = 64  # for queries whose tie goes on behind them
 
 
 def _asked(space: Tensor, queries: Tensor, points: Tensor, k: int, sparse: bool) -> Tensor:
@@ -50,7 +52,8 @@ def _in_doubt(
     Scikit-learn subtracts large squares: the order of points whose distances differ by less than that loses is of its
     own making.
     """
-    norm = torch.linalg.vector_norm(space, dim=1, dtype=torch.float64)
+    values = space if space.is_floating_point() else space.double()
+    norm = torch.linalg.vector_norm(values, dim=1, dtype=torch.float64)
     lost = 8 * space.shape[1] * torch.finfo(torch.float64).eps * (norm[queries] + norm[points].max()).square()
     tied = near.distances.diff(dim=1) <= lost[:, None]
     row, column = tied.nonzero(as_tuple=True)
@@ -99,13 +102,22 @@ def other_neighbours(
     Returns:
         int64 [Q, k], rows of ``space``, nearest first.
     """
-    if space.device.type == "cpu" and space.shape[1] <= _TREE_DIM and not sparse:
+    easy = space.shape[1] <= _TREE_DIM or len(points) <= _FEW
+    if space.device.type == "cpu" and easy and not sparse:
         found = points[_asked(space, queries, points, k + 1, sparse=False)]
         return found[:, 1:] if reference else _without_self(found, queries)
-    wide = min(k + 1 + _SPARE, len(points)) if reference else k + 1
-    near = nearest_neighbours(space[queries], space[points], wide)
-    if reference:
-        same = space if identity is None else identity
-        if bool(_in_doubt(space, queries, points, near, k + 1, same, labels).any()):
-            return points[_asked(space, queries, points, k + 1, sparse)][:, 1:]
+
+    def search(asking: Tensor, spare: int) -> Neighbours:
+        return nearest_neighbours(space[asking], space[points], min(k + 1 + spare, len(points)))
+
+    if not reference:
+        return _without_self(points[search(queries, 0).indices], queries)
+    same = space if identity is None else identity
+    near = search(queries, _SPARE)
+    doubtful = queries[_in_doubt(space, queries, points, near, k + 1, same, labels)]
+    if len(doubtful):
+        wider = search(doubtful, _SPARE_IN_DOUBT)
+        doubtful = doubtful[_in_doubt(space, doubtful, points, wider, k + 1, same, labels)]
+    if len(doubtful):
+        return points[_asked(space, queries, points, k + 1, sparse)][:, 1:]
     return _without_self(points[near.indices[:, : k + 1]], queries)
