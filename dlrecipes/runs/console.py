@@ -14,6 +14,7 @@ __all__ = ["EpochLines", "format_seconds", "make_progress"]
 
 _LOSSES = ("train/loss", "val/loss")
 _MOST_METRICS = 3
+_MANY_EPOCHS, _SECONDS_BETWEEN = 100, 10.0
 
 
 class EpochLines(Callback):
@@ -24,7 +25,8 @@ class EpochLines(Callback):
         epoch  3/40  train/loss 5.213  val/loss 4.870  val/map 0.112  val/map_50 0.304  lr 1.0e-04  6.1s  left 3m46s
 
     The epoch's time contains its validation. A metric that an epoch did not measure is left out, as in a run that
-    validates every fifth epoch.
+    validates every fifth epoch; of more than 100 epochs, those that do not validate
+    have a line only where the last one is 10 s old.
 
     Args:
         metrics: names to print, in order; one that the run does not measure is left out.
@@ -43,11 +45,14 @@ class EpochLines(Callback):
         self.most = most
         self._started_at = 0.0
         self._epoch_at = 0.0
+        self._printed_at = 0.0
         self._first_epoch = 0
         self._validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started_at = self._epoch_at = time.monotonic()  # no epoch starts where a run resumes within one
+        self._started_at = self._epoch_at = self._printed_at = (
+            time.monotonic()
+        )  # no epoch starts where a run resumes within one
         self._first_epoch = trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,8 +63,11 @@ class EpochLines(Callback):
         self._validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
+        few = (trainer.max_epochs or 0) <= _MANY_EPOCHS
+        due = few or self._validated or time.monotonic() - self._printed_at >= _SECONDS_BETWEEN
+        if trainer.is_global_zero and due:
             print(self._line(trainer), flush=True)
+            self._printed_at = time.monotonic()
 
     def _line(self, trainer: Trainer) -> str:
         now, done = time.monotonic(), trainer.current_epoch + 1

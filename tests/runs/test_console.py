@@ -26,6 +26,17 @@ def test_stale_validation_is_not_repeated(toy, loader, capsys):
     assert shown == [False, True, False, True]
 
 
+def test_many_short_epochs_do_not_fill_the_screen(toy, loader, capsys):
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=102, check_val_every_n_epoch=34, callbacks=[EpochLines()], logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, limit_train_batches=1,
+        limit_val_batches=1,
+    )  # fmt: skip
+    trainer.fit(toy, loader, loader)
+    shown = [re.sub(r"  [a-z].*", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert shown == ["epoch  34/102", "epoch  68/102", "epoch 102/102"]
+
+
 def test_a_bar_only_on_a_terminal():
     assert [type(c).__name__ for c in make_progress(False)] == ["EpochLines"]
     assert [type(c).__name__ for c in make_progress(True)] == ["EpochLines", "RichProgressBar"]
