@@ -37,12 +37,14 @@ class TimeBudget(pl.Callback):
 
     Args:
         minutes: T, above 0.
+        free_steps: the clock starts after so many steps of a new run. A first step waits for CUDA's start, for memory
+            and for the choice of kernels, which on a busy host takes up to a minute: comparisons of short runs need it.
 
     Attributes:
         seconds: of training so far; also logged with each validation, as ``budget/seconds``.
 
     Raises:
-        ValueError: ``minutes`` not above 0.
+        ValueError: ``minutes`` not above 0, ``free_steps`` below 0.
 
     Example:
         ``python recipes/train_detr.py --epochs -1 --trainer.callbacks
@@ -51,10 +53,13 @@ class TimeBudget(pl.Callback):
         >>> trainer = pl.Trainer(max_epochs=-1, callbacks=[TimeBudget(minutes=4)], logger=False)
     """
 
-    def __init__(self, minutes: float) -> None:
+    def __init__(self, minutes: float, *, free_steps: int = 0) -> None:
         if not 0 < minutes < math.inf:
             raise ValueError(f"minutes={minutes}: must be above 0")
+        if free_steps < 0:
+            raise ValueError(f"free_steps={free_steps}: at least 0")
         self.minutes = minutes
+        self.free_steps = free_steps
         self._before = 0.0  # seconds until the clock was last stopped
         self._running_since: float | None = None
         self._pace_from: tuple[int, float] | None = None  # (step, seconds) from which on the pace is measured
@@ -86,6 +91,10 @@ class TimeBudget(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if trainer.global_step <= self.free_steps:
+            self._pause(pl_module.device)
+            self._before, self._first_step = 0.0, trainer.global_step
+            return
         # In microseconds: all ranks get the same number, and with it the same learning rate and the same last step.
         agreed = self._agreement.exchange(round(1e6 * self.seconds)) if self._agreement is not None else -1
         if agreed < 0:  # nobody's clock has been read yet

@@ -93,6 +93,13 @@ def test_validations_do_not_count_but_what_comes_between_epochs_does(monkeypatch
     assert validated.at == [(10, 17.0), (20, 34.0), (30, 51.0), (36, 64.0)]
 
 
+def test_free_steps_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step takes 100 seconds, each other one: with three free steps, sixty more are taken in a minute."""
+    validated, budget = Validated(), TimeBudget(1, free_steps=3)
+    fit(budget, Clock(monkeypatch, first=100.0), validated)
+    assert validated.at == [(63, 60.0)]
+
+
 def test_the_schedule_ends_with_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A steady pace gives, once it is known, the rates of a run with as many steps; a slow first step is no matter."""
     _, timed = fit(TimeBudget(0.75), Clock(monkeypatch, step=1.0, first=6.0))
