@@ -65,7 +65,7 @@ class GlobalAttention(nn.Module):
     def __init__(self, dim: int, heads: int, dropout: float, *, position_bias: bool = False) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
-        self.position_bias = BoxPositionBias(heads) if position_bias else None
+        self.position_bias = BoxPositionBias(heads, 2 * dim) if position_bias else None
 
     def forward(self, query: Tensor, query_position: Tensor, boxes: Tensor, scene: Scene) -> Tensor:
         """query, query_position: [B, Q, D]; boxes: [B, Q, 4]. Returns [B, Q, D]."""

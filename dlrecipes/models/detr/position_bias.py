@@ -24,7 +24,7 @@ class BoxPositionBias(nn.Module):
 
     Args:
         heads: of the attention.
-        hidden: width of f and g.
+        hidden: width of f and g; twice that of the queries in the paper.
 
     Example:
         >>> grid = CellGrid(torch.ones(1, 1, 2), torch.tensor([[[0.5, 1.0]]]), None)

@@ -159,9 +159,9 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.position_bias: nn.ModuleList | None = None
 
-    def add_position_bias(self, heads: int) -> None:
+    def add_position_bias(self, dim: int, heads: int) -> None:
         """Let every layer but the first, which has no box yet, look round the box of the layer before."""
-        self.position_bias = nn.ModuleList(BoxPositionBias(heads) for _ in self.layers[1:])
+        self.position_bias = nn.ModuleList(BoxPositionBias(heads, 2 * dim) for _ in self.layers[1:])
 
     def forward(
         self,
@@ -231,4 +231,4 @@ class Transformer(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
         if decoder_layers and position_bias:  # after Xavier, since it starts at 0
-            self.decoder.add_position_bias(heads)
+            self.decoder.add_position_bias(dim, heads)

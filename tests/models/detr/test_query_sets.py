@@ -81,7 +81,7 @@ def test_no_gradient_crosses_between_the_sets_of_the_papers_decoder(name: str) -
     torch.manual_seed(0)
     decoder = Decoder(2, 16, 2, 16, 0.0, pre_norm=False).double()
     if name == "learned_bias":
-        decoder.add_position_bias(2)
+        decoder.add_position_bias(16, 2)
         decoder = decoder.double()
     sets = QuerySets(3, groups=2, hybrid=4)
     query = torch.randn(sets.total, 16, dtype=torch.float64, requires_grad=True)
