@@ -16,10 +16,16 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 
-from dlrecipes.callbacks import ExactEvaluation, ExactResume, GracefulStop, LastValidation, NonFiniteStop
+from dlrecipes.callbacks import (
+    AveragedWeights,
+    ExactEvaluation,
+    ExactResume,
+    GracefulStop,
+    LastValidation,
+    NonFiniteStop,
+)
 from dlrecipes.checkpoint_io import SafeCheckpointIO
 from dlrecipes.errors import UserError
 from dlrecipes.runs import CurvesPicture, MetricsCSV, MetricsResume, RunFolder, make_progress
@@ -153,8 +159,7 @@ def run_callbacks(
         NonFiniteStop(),
         LastValidation(),
         GracefulStop(folder.last_checkpoint),
-        # all weights in a few kernels; EMAWeightAveraging goes through them one by one, 20 ms a step on an H100
-        *([] if ema is None else [WeightAveraging(device=device, multi_avg_fn=_ema(ema))]),
+        *([] if ema is None else [AveragedWeights(ema, device)]),
         ExactEvaluation(),  # after the averaging, which exchanges the weights at the same hook
         *make_checkpoint_callbacks(folder, monitor, mode, every_n_steps, every_n_minutes),
     ]
@@ -207,10 +212,6 @@ def choose_precision(accelerator: str) -> str:
     """
     on_gpu = uses_cuda(accelerator)
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-
-
-def _ema(decay: float) -> Any:
-    return get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
 
 def uses_cuda(accelerator: str) -> bool:

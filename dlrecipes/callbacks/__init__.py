@@ -1,5 +1,5 @@
-"""What Lightning lacks: exact resume and evaluation, a last validation, stops at a NaN, a signal or by the clock, and a
-warning where a detector ignores its images."""
+"""What Lightning lacks: an average of the weights that is of use at once, exact resume and evaluation, a last
+validation, stops at a NaN, a signal or by the clock, and a warning where a detector ignores its images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dlrecipes.callbacks.averaged_weights import AveragedWeights
     from dlrecipes.callbacks.constant_predictions import ConstantPredictions
     from dlrecipes.callbacks.exact_evaluation import ExactEvaluation
     from dlrecipes.callbacks.exact_resume import ExactResume
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dlrecipes.callbacks.time_budget import TimeBudget
 
 __all__ = [
+    "AveragedWeights",
     "ConstantPredictions",
     "ExactEvaluation",
     "ExactResume",
@@ -28,6 +30,7 @@ __all__ = [
 
 # Lightning takes seconds to import, so a callback is imported when it is first asked for.
 _MODULES = {
+    "AveragedWeights": "averaged_weights",
     "ConstantPredictions": "constant_predictions",
     "ExactEvaluation": "exact_evaluation",
     "ExactResume": "exact_resume",

@@ -128,8 +128,11 @@ def test_averaged_weights_are_what_is_evaluated_and_kept(
     recipe: ModuleType, tiny: Path, coco: Path, tmp_path: Path
 ) -> None:
     argv = ["--config", tiny, "--data", coco, "--output", tmp_path, "--epochs", "1", "--ema", "0.9"]
-    outcome = call(recipe.main, *argv)
+    outcome = call(recipe.main, *argv, "--data.test_split", "val")
     assert outcome.code == 0, outcome.err
+    table = rows(tmp_path / "detr-001")
+    losses = [[float(row[f"{split}/loss"]) for row in table if row[f"{split}/loss"]] for split in ("val", "test")]
+    assert losses[0] == pytest.approx(losses[1])  # of the same weights on the same images
     checkpoint = torch.load(tmp_path / "detr-001" / "checkpoints" / "last.ckpt", weights_only=True)
     averaged, current = checkpoint["state_dict"], checkpoint["current_model_state"]
     name = "model.input_proj.weight"
