@@ -34,8 +34,8 @@ class Pairs(NamedTuple):
 
     Attributes:
         query: int64 [L, B, P]; Q, the number of queries, where there is no pair.
-        labels: int64 [B, P], 0 where there is no pair.
-        boxes: float32 [B, P, 4], cxcywh.
+        labels: int64 [B, P], anything where there is no pair.
+        boxes: float32 [B, P, 4], cxcywh, anything where there is no pair.
         valid: bool [B, P], False where there is no pair.
         counted: bool [B, Q], the queries that the class loss counts; None: all of them.
     """
@@ -82,7 +82,7 @@ def denoising_pairs(goal: PaddedTargets, target: Tensor, layers: int) -> Pairs:
     query = torch.arange(queries, device=target.device).where(valid, queries)
     return Pairs(
         query=query.expand(layers, -1, -1),
-        labels=goal["labels"].gather(1, index).masked_fill(~valid, 0),
+        labels=goal["labels"].gather(1, index),
         boxes=goal["boxes"].gather(1, index[..., None].expand(-1, -1, 4)),
         valid=valid,
         counted=target >= -1,

@@ -60,6 +60,17 @@ def test_labels_are_drawn_anew_from_all_classes(label_noise: float, kept: float)
     assert share[[0, 2, 3]].tolist() == pytest.approx([(1 - kept) / 3] * 3, abs=0.03)
 
 
+def test_groups_are_noised_differently() -> None:
+    torch.manual_seed(0)
+    noised = Denoising(8, 4, groups=2, label_noise=1.0)(many(50), CPU, torch.float32)
+    first, second = (torch.cat((noised.query, noised.boxes), dim=-1)[0, part] for part in (slice(50), slice(50, None)))
+    assert not (first == second).all(1).any()
+    assert not torch.equal(first[:, :8], second[:, :8])
+    torch.manual_seed(0)
+    again = Denoising(8, 4, groups=2, label_noise=1.0)(many(50), CPU, torch.float32)
+    assert torch.equal(noised.boxes, again.boxes)
+
+
 @pytest.mark.parametrize("contrastive", [False, True])
 def test_without_noise_each_positive_is_its_target(contrastive: bool) -> None:
     targets = batch(3, 0, 1)
