@@ -115,7 +115,7 @@ def _rank(queries: Tensor, points: Tensor, candidates: Tensor, k: int, memory: i
     """The k nearest among each query's candidates, by differences in float64."""
     candidates = candidates.sort(dim=1).values
     distance = torch.empty(candidates.shape, dtype=torch.float64, device=queries.device)
-    step = rows_at_once(2 * candidates.shape[1] * points.shape[1], memory, itemsize=8)
+    step = rows_at_once(2 * candidates.shape[1] * points.shape[1], memory // 4, itemsize=8)  # beside the scores
     for start in range(0, len(queries), step):
         piece = slice(start, start + step)
         difference = points[candidates[piece]].double().sub_(queries[piece, None].double())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["Noisy", "Nominal", "Segments", "Synthetic"]
 
-_PIECE = 1 << 20  # numbers a piece: 8 MiB of float64, twice or three times
+_PIECE = 1 << 17  # numbers a piece: 1 MiB of float64, twice or three times, which caches hold
 
 
 def _pieces(rows: int, columns: int) -> Iterator[slice]:
