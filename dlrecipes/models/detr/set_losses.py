@@ -119,14 +119,13 @@ def set_losses(logits: Tensor, boxes: Tensor, pairs: Pairs, num_boxes: Tensor, c
 
 def _softmax_loss(logits: Tensor, pairs: Pairs, settings: ClassLoss) -> Tensor:
     """Cross entropy, a mean weighted by class."""
-    layers, batch, queries, outputs = logits.shape
+    layers, batch, queries, _ = logits.shape
     # one slot more than there are queries: what is no pair is written there and cut off
     label = torch.full((layers, batch, queries + 1), settings.num_classes, device=logits.device)
     label = label.scatter_(2, pairs.query, pairs.labels.expand(layers, -1, -1))[:, :, :queries]
-    weight = torch.ones(outputs, device=logits.device)
-    weight[settings.num_classes] = settings.no_object_weight
-    loss = F.cross_entropy(logits.flatten(0, 2), label.flatten(), weight, reduction="none").view_as(label)
-    mass = weight[label]
+    # no tensor of class weights: to write a number into one waits for the device
+    mass = torch.where(label == settings.num_classes, settings.no_object_weight, 1.0)
+    loss = F.cross_entropy(logits.flatten(0, 2), label.flatten(), reduction="none").view_as(label) * mass
     if pairs.counted is not None:
         loss, mass = loss * pairs.counted, mass * pairs.counted
     return loss.sum((1, 2)) / mass.sum((1, 2)).clamp(min=torch.finfo(mass.dtype).tiny)

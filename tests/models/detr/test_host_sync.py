@@ -95,9 +95,10 @@ def test_one_copy_to_the_host_a_step(variant: dict, loss: str, padded: bool, cop
     assert copies == {"cpu": 1}
 
 
-def all_sets(targets: list, loss: str, device: str = "cpu") -> dict[str, torch.Tensor]:
+def all_sets(targets: list, loss: str, denoising: Denoising) -> dict[str, torch.Tensor]:
     """Predictions of every kind of query set, the denoising ones from noised objects."""
-    noised = Denoising(8, 3, contrastive=True).to(device)(targets, torch.device(device), torch.float32)
+    device = next(denoising.parameters()).device
+    noised = denoising(targets, device, torch.float32)
     shapes = {"pred": (2, 3, 9), "proposal": (3, 20), "group": (2, 3, 2, 9), "hybrid": (2, 3, 20)}
     shapes["denoising"] = (2, *noised.target.shape)
     outputs = {"denoising_target": noised.target}
@@ -112,8 +113,9 @@ def all_sets(targets: list, loss: str, device: str = "cpu") -> dict[str, torch.T
 def test_all_query_sets_share_one_copy(loss: str, copies: Counter) -> None:
     targets = make({})[1]
     criterion = SetCriterion(3, class_loss=loss)
+    denoising = Denoising(8, 3, contrastive=True)
     with CountWaits() as waits:
-        losses = criterion(all_sets(targets, loss), targets)
+        losses = criterion(all_sets(targets, loss, denoising), targets)
         sum(value for key, value in losses.items() if key.startswith("loss")).backward()
     assert waits.seen == {}
     assert copies == {"cpu": 1}
@@ -135,7 +137,8 @@ def test_one_copy_to_the_host_a_step_on_a_gpu(variant: dict, loss: str, recwarn:
         sum(value for key, value in losses.items() if key.startswith("loss")).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len([w for w in recwarn if "synchroniz" in str(w.message)]) == 1
+    waits = [f"{w.filename}:{w.lineno}" for w in recwarn if "called a synchronizing" in str(w.message)]
+    assert len(waits) == 1, waits
 
 
 @pytest.mark.gpu
@@ -143,9 +146,10 @@ def test_one_copy_to_the_host_a_step_on_a_gpu(variant: dict, loss: str, recwarn:
 def test_all_query_sets_share_one_copy_on_a_gpu(loss: str, recwarn: pytest.WarningsRecorder) -> None:
     targets = make({}, "cuda")[1]
     criterion = SetCriterion(3, class_loss=loss)
+    denoising = Denoising(8, 3, contrastive=True).to("cuda")
 
     def step() -> None:
-        losses = criterion(all_sets(targets, loss, "cuda"), targets)
+        losses = criterion(all_sets(targets, loss, denoising), targets)
         sum(value for key, value in losses.items() if key.startswith("loss")).backward()
 
     step()  # warm-up
@@ -156,4 +160,5 @@ def test_all_query_sets_share_one_copy_on_a_gpu(loss: str, recwarn: pytest.Warni
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len([w for w in recwarn if "synchroniz" in str(w.message)]) == 1
+    waits = [f"{w.filename}:{w.lineno}" for w in recwarn if "called a synchronizing" in str(w.message)]
+    assert len(waits) == 1, waits
