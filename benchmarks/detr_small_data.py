@@ -35,10 +35,13 @@ from dlrecipes.runs import read_metrics
 
 PRESETS = [ROOT / "recipes" / "configs" / f"{name}.yaml" for name in ("detr_fast", "detr_fast_data")]
 SCRATCH = ("--config", "detr_fast", "--pretrained", "false")
+LITE0 = ("--config", "detr_fast", "--pretrained", "package")
 ABLATION = ablation_arms(read_presets(*PRESETS))
 RECIPE: dict[str, tuple[str, ...]] = {
     "ours_scratch": SCRATCH,
-    "ours_lite0": ("--config", "detr_fast", "--pretrained", "package"),
+    "ours_lite0": LITE0,
+    "ours_scratch_416": (*SCRATCH, "--image-size", "416"),  # 640 pixels take more steps than there is time for
+    "ours_lite0_416": (*LITE0, "--image-size", "416", "--lr", "1e-3", "--model.backbone_lr", "1e-3"),
     **{name: (*SCRATCH, *as_words(options)) for name, options in ABLATION.items()},
     "plain_detr": (*SCRATCH, *as_words(ABLATION["base"]), "--lr", "3e-4"),  # a rate at which plain queries learn
 }
@@ -160,7 +163,7 @@ def main() -> None:
     options, options.extra = parser.parse_known_args()
     options.output, options.results = options.output.absolute(), options.results.absolute()
     if options.arms is None:
-        options.arms = [] if options.ablation else ["ours_lite0", "ours_scratch", "faster_rcnn"]
+        options.arms = [] if options.ablation else ["ours_lite0_416", "ours_scratch_416", "faster_rcnn"]
     options.arms += list(ABLATION) if options.ablation else []
     options.every = options.seconds / 8 if options.every is None else options.every
     if not options.summarise:
