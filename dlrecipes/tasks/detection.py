@@ -103,13 +103,15 @@ class DetectionTask(BaseTask):
         It is given all ranks' images in the order of the data set, so make it with ``sync_on_compute=False``.
         """
         # torchmetrics' own thresholds are float32: a recall of exactly .1 then falls on the wrong side of .1
-        return MeanAveragePrecision(
+        metric = MeanAveragePrecision(
             iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
             rec_thresholds=np.linspace(0.0, 1.0, 101).tolist(),
             backend="faster_coco_eval",
             class_metrics=True,
             sync_on_compute=False,
         )
+        metric.warn_on_many_detections = False  # COCO counts the best 100 of an image; the data's notes say so
+        return metric
 
     def default_info(self) -> DataInfo:
         """Class names ``class_0`` ... as many as the model has."""
@@ -138,7 +140,7 @@ class DetectionTask(BaseTask):
         if None not in heads and heads[0] != heads[1]:
             raise UserError(
                 "the model's class head and the criterion's class loss do not fit: class_head='softmax' goes with "
-                "class_loss='ce', class_head='sigmoid' with 'focal' or 'varifocal'"
+                "class_loss='ce', class_head='sigmoid' with 'focal', 'varifocal', 'mal' or 'ia_bce'"
             )
 
     # ---- steps ----------------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ class DETR(nn.Module):
         """Give the class heads as many outputs as the data has classes, and see that the queries are enough.
 
         Raises:
-            UserError: an image has more objects than there are queries.
+            UserError: an image has more objects than there are queries, or than there are hybrid ones.
         """
         if self.init_args["num_queries"] is None:
             self.box_queries.num_queries = max(MIN_QUERIES, 2 * info.max_objects)
@@ -208,6 +208,11 @@ class DETR(nn.Module):
             raise UserError(
                 f"num_queries={self.num_queries} is fewer than the {info.max_objects} objects of the fullest image: "
                 f"set --model.model.num_queries {info.max_objects} or more"
+            )
+        if 0 < self.init_args["hybrid_queries"] < info.max_objects:
+            raise UserError(
+                f"hybrid_queries={self.init_args['hybrid_queries']} is fewer than the {info.max_objects} objects of the "
+                f"fullest image: set --model.model.hybrid_queries {info.max_objects} or more, or 0"
             )
         if info.num_classes == self.num_classes:
             return

@@ -161,6 +161,8 @@ def test_bind_keeps_heads_that_fit() -> None:
 def test_too_few_queries_are_refused_before_training() -> None:
     with pytest.raises(UserError, match="num_queries=7 is fewer than the 8 objects"):
         make().bind(info(max_objects=8))
+    with pytest.raises(UserError, match="hybrid_queries=6 is fewer than the 7 objects"):
+        make(hybrid_queries=6).bind(info(max_objects=7))
 
 
 @pytest.mark.parametrize(
