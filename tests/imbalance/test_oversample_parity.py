@@ -115,7 +115,10 @@ def test_no_random_state_is_numpys_global_one(name: str) -> None:
 STRATEGIES: list[Any] = ["auto", "minority", "not minority", "not majority", "all", {1: 77, 2: 30}, {2: 30}]
 
 
-@pytest.mark.parametrize("strategy", [*STRATEGIES, lambda y: {2: int((y == 1).sum())}], ids=str)
+# a function's own name holds its address, which is another in each of the processes that share out the tests
+@pytest.mark.parametrize(
+    "strategy", [*STRATEGIES, lambda y: {2: int((y == 1).sum())}], ids=[*map(str, STRATEGIES), "callable"]
+)
 @pytest.mark.parametrize("name", PAIRS)
 def test_strategies(name: str, strategy: Any) -> None:
     assert_same(name, cloud("continuous", 20), sampling_strategy=strategy, random_state=0)

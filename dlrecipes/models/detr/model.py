@@ -211,8 +211,8 @@ class DETR(nn.Module):
             )
         if 0 < self.init_args["hybrid_queries"] < info.max_objects:
             raise UserError(
-                f"hybrid_queries={self.init_args['hybrid_queries']} is fewer than the {info.max_objects} objects of the "
-                f"fullest image: set --model.model.hybrid_queries {info.max_objects} or more, or 0"
+                f"hybrid_queries={self.init_args['hybrid_queries']} is fewer than the {info.max_objects} objects of "
+                f"the fullest image: set --model.model.hybrid_queries {info.max_objects} or more, or 0"
             )
         if info.num_classes == self.num_classes:
             return
