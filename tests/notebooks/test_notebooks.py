@@ -143,6 +143,22 @@ def test_own_loss_and_task_run(tool: ModuleType) -> None:
 
 
 @pytest.mark.usefixtures("jupyter_folders")
+def test_detr_explained_runs(tool: ModuleType) -> None:
+    done = tool.execute(tool.read_script(ROOT / "notebooks" / "03_detr_explained.py"))
+    check_pictures(done)
+    text = printed(done)
+    source = "".join(cell.source for cell in done.cells if cell.cell_type == "code")
+    statements = re.findall(r"^(True|False) +(.+)$", text, re.MULTILINE)
+    assert not [statement for holds, statement in statements if holds == "False"]
+    assert len(statements) == len(re.findall(r"^ *check\(", source, re.MULTILINE)) + 1  # one of them stands in a loop
+    learned = re.findall(r"^(finder|looker): IoU (\S+), classes right (\S+)$", text, re.MULTILINE)
+    fit, right = ({name: float(pair[i]) for name, *pair in learned} for i in (0, 1))
+    assert fit["finder"] > 0.6  # .76 where it was written
+    assert fit["looker"] > 0.35  # .47
+    assert right["finder"] > 0.5  # .8; ten classes
+
+
+@pytest.mark.usefixtures("jupyter_folders")
 @pytest.mark.parametrize("cell", ["1 / 0", "%%bash\nexit 3"], ids=["python", "shell"])
 def test_a_cell_that_fails_is_an_error(cell: str, tool: ModuleType) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
