@@ -59,7 +59,6 @@ EFFICIENTNET = Recipe(
     },
     examples=(
         ("--loss dlrecipes.losses.FocalLoss --model.loss.gamma 3", "another loss and its argument"),
-        ("--model.optimizer muon --model.lr 0.02", "sgd, adagrad, adadelta, rmsprop, adam, adamw, lion, muon"),
         ("--model.model dlrecipes.models.TimmClassifier --model.model.name convnext_tiny", ""),
     ),
 )
