@@ -41,7 +41,7 @@ RECIPE: dict[str, tuple[str, ...]] = {
     "ours_scratch": SCRATCH,
     "ours_lite0": LITE0,
     "ours_scratch_416": (*SCRATCH, "--image-size", "416"),  # 640 pixels take more steps than there is time for
-    "ours_lite0_416": (*LITE0, "--image-size", "416", "--lr", "1e-3", "--model.backbone_lr", "1e-3"),
+    "ours_lite0_416": (*LITE0, "--image-size", "416"),
     **{name: (*SCRATCH, *as_words(options)) for name, options in ABLATION.items()},
     "plain_detr": (*SCRATCH, *as_words(ABLATION["base"]), "--lr", "3e-4"),  # a rate at which plain queries learn
 }
