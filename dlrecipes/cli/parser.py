@@ -137,6 +137,11 @@ class RecipeCLI(LightningCLI):
                 cls(task, data, [f"--model.{name}.help={path}"], parts)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Read the options; a wrong one is one sentence.
+
+        Raises:
+            OptionError: an option that does not exist, or a value that it does not take.
+        """
         try:
             self.config = parser.parse_args(self._argv)
         except ArgumentError as error:

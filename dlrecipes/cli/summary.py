@@ -42,6 +42,7 @@ class StartSummary(Callback):
         self.resumed_from = resumed_from
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print it, once for all ranks."""
         if not trainer.is_global_zero:
             return
         datamodule: Any = getattr(trainer, "datamodule", None)

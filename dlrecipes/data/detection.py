@@ -243,6 +243,11 @@ class DetectionData(L.LightningDataModule):
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
+        """Images of ``predict_paths``, each rank its share.
+
+        Raises:
+            UserError: there are no ``predict_paths``.
+        """
         if self.predict_paths is None:
             raise UserError("There is nothing to predict on: give predict_paths, image files or a folder.")
         rank, world_size = rank_of(self.trainer)
