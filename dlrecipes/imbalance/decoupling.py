@@ -9,40 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlrecipes.errors import UserError
+from dlrecipes.nn import CosineLinear
 
 __all__ = ["CosineLinear", "LearnableWeightScaling", "last_linear", "reinit_classifier", "tau_normalise"]
-
-
-class CosineLinear(nn.Linear):
-    r"""Last layer without lengths: the cosine of feature and class weight, times a scale (Wang et al., 2018,
-    arXiv:1801.09414). ``LDAMLoss`` needs it with the scale 1, which it brings itself.
-
-    .. math:: z_c = s\, \frac{w_c}{\|w_c\|} \cdot \frac{x}{\|x\|}
-
-    Args:
-        in_features, out_features: as in ``nn.Linear``; there is no bias.
-        scale: s > 0. With 1, softmax cross entropy cannot become small: take 16 to 30 for losses that have no scale.
-
-    Raises:
-        ValueError: a scale not above 0.
-
-    Example:
-        >>> layer = CosineLinear(2, 1)
-        >>> _ = layer.weight.data.copy_(torch.tensor([[3.0, 0.0]]))
-        >>> layer(torch.tensor([[0.0, 5.0], [7.0, 0.0]]))
-        tensor([[0.],
-                [1.]], grad_fn=<MulBackward0>)
-    """
-
-    def __init__(self, in_features: int, out_features: int, scale: float = 1.0) -> None:
-        super().__init__(in_features, out_features, bias=False)
-        if not scale > 0:
-            raise ValueError(f"scale={scale}: above 0 is needed")
-        self.scale = scale
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[..., in_features] → [..., out_features]."""
-        return self.scale * F.linear(F.normalize(input, dim=-1), F.normalize(self.weight, dim=-1))
 
 
 def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dlrecipes.models.cifar_resnet import CifarResNet
     from dlrecipes.models.deploy import DeployedDetector, DeployedModel
     from dlrecipes.models.detr import DETR
     from dlrecipes.models.efficientnet import EfficientNet
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DETR",
+    "CifarResNet",
     "DeployedDetector",
     "DeployedModel",
     "EfficientNet",
@@ -22,6 +24,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CifarResNet": "cifar_resnet",
     "DETR": "detr",
     "DeployedDetector": "deploy",
     "DeployedModel": "deploy",

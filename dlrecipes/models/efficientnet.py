@@ -8,7 +8,7 @@ from torch import nn
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.models.lite0_weights import load_lite0
-from dlrecipes.models.timm_classifier import ImageModel, create_timm, wants_hub
+from dlrecipes.models.timm_classifier import Head, ImageModel, check_head, create_timm, wants_hub
 
 __all__ = ["VARIANTS", "EfficientNet", "fitting_stride", "set_total_stride"]
 
@@ -88,6 +88,8 @@ class EfficientNet(ImageModel):
             first (the paper: .2; Huang et al., 2016, arXiv:1603.09382).
         normalisation: [mean, std] of each channel that the weights need; default: that of the pretrained weights,
             without them the data's own.
+        head: ``"cosine"``: the last layer gives cosines, which ``LDAMLoss`` needs and other losses cannot learn from
+            (``dlrecipes.nn.CosineLinear``); ``"linear"``: the paper's.
 
     Raises:
         ValueError: a value that is none of the above.
@@ -112,8 +114,10 @@ class EfficientNet(ImageModel):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         normalisation: list[list[float]] | None = None,
+        head: Head = "linear",
     ) -> None:
         init_args = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        check_head(head)
         if variant not in VARIANTS:
             raise ValueError(f"variant={variant!r}: choose one of {', '.join(VARIANTS)}")
         if total_stride not in (None, *_STRIDES):

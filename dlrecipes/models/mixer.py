@@ -10,7 +10,7 @@ from torch import nn
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import UserError
-from dlrecipes.models.timm_classifier import ImageModel, create_timm, wants_hub
+from dlrecipes.models.timm_classifier import Head, ImageModel, check_head, create_timm, wants_hub
 
 __all__ = ["VARIANTS", "MLPMixer"]
 
@@ -61,6 +61,8 @@ class MLPMixer(ImageModel):
             (appendix B of the paper; Huang et al., 2016, arXiv:1603.09382).
         normalisation: [mean, std] of each channel that the weights need; default: that of the pretrained weights,
             without them the data's own.
+        head: ``"cosine"``: the last layer gives cosines, which ``LDAMLoss`` needs and other losses cannot learn from
+            (``dlrecipes.nn.CosineLinear``); ``"linear"``: the paper's.
 
     Raises:
         ValueError: a value that is none of the above.
@@ -90,8 +92,10 @@ class MLPMixer(ImageModel):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         normalisation: list[list[float]] | None = None,
+        head: Head = "linear",
     ) -> None:
         init_args = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        check_head(head)
         if variant not in VARIANTS:
             raise ValueError(f"variant={variant!r}: choose one of {', '.join(VARIANTS)}")
         for name in ("image_size", *_SIZES):
@@ -127,6 +131,7 @@ class MLPMixer(ImageModel):
             self.init_args["image_size"] = info.image_size
             _grow_drop_path(self.net, self.init_args["drop_path_rate"])
             self._start_head()
+            self._replace_head()
         super().bind(info)
 
 

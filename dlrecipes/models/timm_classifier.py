@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal, get_args
 
 import timm
 import torch
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import UserError
 from dlrecipes.models.hub import weights_source
+from dlrecipes.nn import CosineLinear
 
-__all__ = ["ImageModel", "TimmClassifier", "create_timm", "wants_hub"]
+__all__ = ["Head", "ImageModel", "TimmClassifier", "check_head", "create_timm", "wants_hub"]
+
+Head = Literal["linear", "cosine"]
 
 _HEAD_STD = 0.01  # of a new head's weights: outputs start near 0, so that a classifier's first loss is about log C
 
@@ -27,6 +30,12 @@ def wants_hub(pretrained: bool | str, *, others: tuple[str, ...] = ()) -> bool:
     if pretrained not in (True, False, "hub", *others):
         raise ValueError(f"pretrained={pretrained!r}: choose one of {', '.join(('hub', *others, 'false'))}")
     return pretrained is True or pretrained == "hub"
+
+
+def check_head(head: str) -> None:
+    """Raise ValueError unless ``head`` is one of ``Head``."""
+    if head not in get_args(Head):
+        raise ValueError(f"head={head!r}: choose one of {', '.join(get_args(Head))}")
 
 
 def create_timm(
@@ -82,8 +91,13 @@ class ImageModel(nn.Module):
     Args:
         net: a network of timm, with ``reset_classifier``.
         init_args: the constructor arguments of the subclass, which a checkpoint records; among them ``num_outputs`` and
-            ``normalisation``, which follow the network.
+            ``normalisation``, which follow the network, and ``head``.
         weights_from: the pretrained weights that ``net`` holds; None: none. A head without weights is started small.
+
+    ``model(images)`` is ``model.classify(model.features(images))``, for what looks at features or changes them.
+
+    Raises:
+        UserError: ``head="cosine"`` for a network whose last layer is not one ``nn.Linear``.
     """
 
     #: whether ``torch.compile`` is known to make training faster
@@ -99,6 +113,7 @@ class ImageModel(nn.Module):
             init_args["normalisation"] = [list(map(float, config["mean"])), list(map(float, config["std"]))]
         if weights_from is None or self.num_outputs != config["num_classes"]:
             self._start_head()
+        self._replace_head()
 
     @property
     def num_outputs(self) -> int:
@@ -137,6 +152,22 @@ class ImageModel(nn.Module):
         net.to(device=like.device, dtype=like.dtype)
         self.init_args["num_outputs"] = info.num_outputs
         self._start_head()
+        self._replace_head()
+
+    def _replace_head(self) -> None:
+        """A cosine classifier, if that is asked for, in the place of the linear one."""
+        if self.init_args["head"] == "linear":
+            return
+        (name, old), *others = self.classifiers().items() or [("", None)]
+        if isinstance(old, CosineLinear):
+            return
+        if others or not isinstance(old, nn.Linear):
+            raise UserError(
+                f"head='cosine' replaces a network's last nn.Linear, and {type(self.net).__name__} ends otherwise: "
+                f"take head='linear', or another model"
+            )
+        owner, _, leaf = name.rpartition(".")
+        setattr(self.get_submodule(owner), leaf, CosineLinear(old.in_features, old.out_features).to(old.weight))
 
     def _start_head(self) -> None:
         for head in self.classifiers().values():
@@ -144,6 +175,28 @@ class ImageModel(nn.Module):
                 nn.init.normal_(head.weight, std=_HEAD_STD)
                 if head.bias is not None:
                     nn.init.zeros_(head.bias)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the classifier sees, after pooling and dropout: float [B, 3, S, S], normalised → [B, D].
+
+        Raises:
+            UserError: a network that has no such vector, or several.
+        """
+        net: Any = self.net
+        several = isinstance(net.get_classifier(), tuple | list | nn.ModuleList)
+        found = None if several else net.forward_head(net.forward_features(images), pre_logits=True)
+        if not isinstance(found, Tensor) or found.dim() != 2:
+            raise UserError(
+                f"{type(net).__name__} has no vector of features [images, D] before its classifier: take a model that "
+                f"has one, such as EfficientNet"
+            )
+        return found
+
+    def classify(self, features: Tensor) -> Tensor:
+        """The last layer: [B, D] → [B, num_outputs]."""
+        net: Any = self.net
+        out: Tensor = net.get_classifier()(features)
+        return out
 
     def forward(self, images: Tensor) -> Tensor:
         """float [B, 3, S, S], normalised → [B, num_outputs]."""
@@ -164,8 +217,11 @@ class TimmClassifier(ImageModel):
         args: further arguments of ``timm.create_model``.
         normalisation: [mean, std] of each channel that the weights need; default: that of the pretrained weights,
             without them the data's own.
+        head: ``"cosine"``: the last layer gives cosines, which ``LDAMLoss`` needs and other losses cannot learn from
+            (``dlrecipes.nn.CosineLinear``); ``"linear"``: the network's own.
 
     Raises:
+        ValueError: another ``head``.
         UserError: an unknown name or argument, or weights that cannot be downloaded.
 
     Example:
@@ -184,8 +240,10 @@ class TimmClassifier(ImageModel):
         drop_path_rate: float = 0.0,
         args: dict[str, Any] | None = None,
         normalisation: list[list[float]] | None = None,
+        head: Head = "linear",
     ) -> None:
         init_args = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        check_head(head)
         hub = wants_hub(pretrained)
         net = create_timm(
             name,
