@@ -6,7 +6,7 @@ Tasks, data, callbacks and runs never import each other; they meet in these type
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ __all__ = [
     "ImageBatch",
     "ImageOutput",
     "Prediction",
+    "Verdict",
 ]
 
 
@@ -177,3 +178,28 @@ class ImageOutput(TypedDict):
 
     loss: Tensor
     outputs: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a callback found out about a run: printed when it is found, and again in the report.
+
+    A callback that judges has ``verdicts``, a list of what it has found so far.
+
+    Attributes:
+        source: who says so: ``"fit doctor"``.
+        title: the finding in a few words: ``"over-fitting"``.
+        level: ``"ok"``: looked at, nothing wrong; ``"advice"``: could be better; ``"warning"``: do not trust the run.
+        evidence: one sentence with the numbers that it rests on.
+        advice: one sentence: what to do; empty where there is nothing to do.
+    """
+
+    source: str
+    title: str
+    level: Literal["ok", "advice", "warning"]
+    evidence: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        advice = f" {self.advice}" if self.advice else ""
+        return f"{self.level}: {self.source}: {self.title}: {self.evidence}{advice}"

@@ -14,9 +14,10 @@ from pathlib import Path
 from dlrecipes.cli.arguments import preset_names, read_arguments
 from dlrecipes.cli.help import short_help
 from dlrecipes.cli.presets import Choose, Requirement
+from dlrecipes.cli.switches import SWITCHES, Switch
 from dlrecipes.errors import DLRecipesError, NonFiniteError
 
-__all__ = ["Option", "Recipe", "TaskChoice", "train"]
+__all__ = ["SWITCHES", "Option", "Recipe", "Switch", "TaskChoice", "train"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Recipe:
         links: option -> option that takes its value too, where both exist.
         pictures: import paths of callbacks that take the run folder and draw into it.
         callbacks: import paths of further callbacks, which take nothing.
+        switches: name of an option -> the callback that it adds; those of every recipe by default.
         preset: YAML file with the default settings; those beside it that begin with the same word are the others.
         embedded_preset: the default where no ``--data`` is given; None: ``preset`` too.
         choose: takes other presets than the default one, or layers over the one that was named, and says why.
@@ -82,6 +84,7 @@ class Recipe:
     description: str
     data_help: str
     callbacks: Sequence[str] = ()
+    switches: Mapping[str, Switch] = field(default_factory=lambda: SWITCHES)
     embedded_preset: Path | None = None
     choose: Choose | None = None
     requires: Mapping[str, Requirement] = field(default_factory=dict)

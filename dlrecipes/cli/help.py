@@ -21,7 +21,7 @@ usage: python {script} [--data PATH] [--config PRESET] [--epochs N] [any dotted 
                         default: {default}
                         {presets}
   --epochs N            passes over the training images
-{options}  --batch-size N        images a step and device
+{options}{switches}  --batch-size N        images a step and device
   --lr X                learning rate
   --devices N           GPUs, or CPU processes where there is no GPU; torchrun and SLURM are recognised
   --seed N              every random choice follows from it
@@ -57,6 +57,7 @@ def short_help(script: str, recipe: Recipe, presets: Sequence[str]) -> str:
     if recipe.embedded_preset is not None:
         default += f"; without --data: {recipe.embedded_preset.stem}"
     options = [(f"{flag.replace('_', '-')} {option.value}", option.help) for flag, option in recipe.options.items()]
+    switches = [(f"--{name.replace('_', '-')} {switch.value}", switch.help) for name, switch in recipe.switches.items()]
     return _TEXT.format(
         script=script,
         description=textwrap.fill(recipe.description, 120),
@@ -64,6 +65,7 @@ def short_help(script: str, recipe: Recipe, presets: Sequence[str]) -> str:
         default=default,
         presets=_wrapped(f"presets: {', '.join(presets)}"),
         options="".join(f"  {flag:<21} {text}\n" for flag, text in options),
+        switches="".join(f"  {flag:<21} {text}\n" for flag, text in switches),
         examples="".join(f"  {words:<56} {text}".rstrip() + "\n" for words, text in recipe.examples),
     )
 

@@ -71,7 +71,14 @@ def _parse(recipe: Recipe, arguments: Arguments, kind: str) -> RecipeCLI:
         argv = (*argv[:end], *_exchanged(recipe, kind), *argv[end:])
     task, data = import_object(recipe.task), import_object(recipe.data)
     return RecipeCLI(
-        task, data, argv, recipe.parts, recipe.links, arguments.short, needs_subclass_of=common_base(recipe)
+        task,
+        data,
+        argv,
+        recipe.parts,
+        recipe.links,
+        arguments.short,
+        switches=recipe.switches,
+        needs_subclass_of=common_base(recipe),
     )
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from dlrecipes.cli.arguments import ALIASES, OWN_FLAGS
 from dlrecipes.cli.explain import explain
+from dlrecipes.cli.switches import Switch
 from dlrecipes.errors import DLRecipesError, UserError
 from dlrecipes.trainer import TRAINER_DEFAULTS
 
@@ -37,6 +38,7 @@ class RecipeCLI(LightningCLI):
             can then be set without naming it (``--model.model.num_queries 30``).
         links: option -> option that always has its value; where the target does not exist, nothing happens.
         aliases: short flags -> full names, for messages.
+        switches: name of an option -> the callback that it adds.
         needs_subclass_of: what a task must be to be exchanged for ``task``; default ``task`` itself.
 
     Attributes:
@@ -57,9 +59,11 @@ class RecipeCLI(LightningCLI):
         links: Mapping[str, str] | None = None,
         aliases: Mapping[str, str] = ALIASES,
         *,
+        switches: Mapping[str, Switch] | None = None,
         needs_subclass_of: type[LightningModule] | None = None,
     ) -> None:
         self._argv = list(argv)
+        self._switches = dict(switches or {})
         self._aliases = aliases
         self._links = dict(links or {})
         init_args = {name: {"class_path": path} for name, path in (parts or {}).items()}
@@ -121,6 +125,8 @@ class RecipeCLI(LightningCLI):
             "--checkpoint_every_n_minutes", type=float | None, default=None, help="Also save last.ckpt every X minutes."
         )
 
+        for name, switch in self._switches.items():
+            parser.add_argument(f"--{name}", type=switch.type, default=switch.default, help=switch.help)
         for source, target in self._links.items():
             parser.link_arguments(source, target)
 

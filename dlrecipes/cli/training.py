@@ -23,6 +23,7 @@ from dlrecipes.cli.overfit import OverfitCheck, overfit_arguments
 from dlrecipes.cli.parser import RecipeCLI
 from dlrecipes.cli.planning import plan, tell_parts
 from dlrecipes.cli.summary import StartSummary, describe_devices, describe_model
+from dlrecipes.cli.switches import switched_callbacks
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import DLRecipesError, UserError
 from dlrecipes.parts import import_object
@@ -33,10 +34,12 @@ from dlrecipes.runs import (
     RunFolder,
     WandbTracker,
     final_block,
+    gather_verdicts,
     make_progress,
     make_tracker,
     read_metrics,
     write_model_card,
+    write_verdicts,
 )
 from dlrecipes.runs.curves import best_row
 from dlrecipes.trainer import quiet_lightning
@@ -121,6 +124,7 @@ def run(recipe: Recipe, arguments: Arguments) -> int:
 
 
 def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None, more: Sequence[Callback]) -> _Run:
+    switched = _switched(recipe, cli)
     folder = RunFolder.create(cli.config["output"], recipe.name) if resume is None else RunFolder.open(resume)
     checkpoint = None
     if resume is not None:
@@ -140,6 +144,7 @@ def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None, more: Sequence[C
     callbacks: list[Callback] = [
         summary,
         *more,
+        *switched,
         *(import_object(path)(folder) for path in recipe.pictures),
         *(import_object(path)() for path in recipe.callbacks),
         CurvesPicture(folder, goal.monitor, goal.headline, goal.mode),
@@ -156,6 +161,18 @@ def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None, more: Sequence[C
     if trainer.is_global_zero:
         _describe(cli, folder, text, trainer)
     return _Run(recipe, cli, goal, folder, trainer, tracker, checkpoint)
+
+
+def _switched(recipe: Recipe, cli: RecipeCLI) -> list[Callback]:
+    """Callbacks that options ask for; a check by heart judges for itself."""
+    if cli.config["overfit"] is not None:
+        return []
+    try:
+        return switched_callbacks(recipe.switches, cli.config)
+    except DLRecipesError:
+        raise
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())) from error
 
 
 def _goal(cli: RecipeCLI) -> _Goal:
@@ -184,10 +201,20 @@ def _fit_and_report(started: _Run) -> None:
     if not trainer.is_global_zero:
         return
     save_safetensors(load_checkpoint_file(best)["state_dict"], folder.best_weights)
+    _keep_verdicts(started)
     if started.tracker is not None:
         started.tracker.log_checkpoint(best, test)
     if started.info is not None:
         _report(started, started.info, test)
+
+
+def _keep_verdicts(started: _Run) -> None:
+    """What callbacks have found out, into the run folder and W&B."""
+    verdicts = gather_verdicts(getattr(started.trainer, "callbacks", ()))
+    write_verdicts(started.folder, verdicts)
+    if started.tracker is not None and verdicts:
+        rows = [(v.level, v.source, v.title, v.evidence, v.advice) for v in verdicts]
+        started.tracker.log_table("verdicts", ("level", "source", "title", "evidence", "advice"), rows)
 
 
 def _fit_and_judge(started: _Run, check: OverfitCheck) -> int:

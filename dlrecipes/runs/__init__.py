@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dlrecipes.runs.pictures import DetectionPicture, class_color, draw_boxes, draw_image_tile, draw_tile, save_grid
     from dlrecipes.runs.report import final_block
     from dlrecipes.runs.tracking import WandbTracker, make_tracker
+    from dlrecipes.runs.verdicts import gather_verdicts, write_verdicts
 
 __all__ = [
     "CurvesPicture",
@@ -42,12 +43,14 @@ __all__ = [
     "draw_image_tile",
     "draw_tile",
     "final_block",
+    "gather_verdicts",
     "label_rows",
     "make_progress",
     "make_tracker",
     "read_metrics",
     "save_grid",
     "write_model_card",
+    "write_verdicts",
 ]
 
 # Lightning, matplotlib and W&B take seconds to import, so a name is imported when it is first asked for.
@@ -73,12 +76,14 @@ _MODULES = {
     "draw_image_tile": "pictures",
     "draw_tile": "pictures",
     "final_block": "report",
+    "gather_verdicts": "verdicts",
     "label_rows": "image_results",
     "make_progress": "console",
     "make_tracker": "tracking",
     "read_metrics": "metrics_csv",
     "save_grid": "pictures",
     "write_model_card": "model_card",
+    "write_verdicts": "verdicts",
 }
 
 

@@ -25,7 +25,7 @@ class RunFolder:
 
         OUTPUT/detr-001/
           config.yaml  run.json  classes.json  data_report.txt  data_report.json
-          metrics.csv  curves.png  batch.png  predictions/epoch_007.png  confusion.png  pr_curves.png
+          metrics.csv  verdicts.json  curves.png  batch.png  predictions/epoch_007.png  confusion.png  pr_curves.png
           reliability.png  per_class.png  scatter.png  mistakes.png  (as the task has them)
           checkpoints/last.ckpt  checkpoints/best.ckpt  best.safetensors  MODEL_CARD.md
           wandb/
@@ -135,6 +135,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.csv"
+
+    @property
+    def verdicts(self) -> Path:
+        return self.path / "verdicts.json"
 
     @property
     def curves(self) -> Path:

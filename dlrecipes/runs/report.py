@@ -13,6 +13,7 @@ from dlrecipes.runs.curves import best_row
 from dlrecipes.runs.folder import RunFolder
 from dlrecipes.runs.metric_names import DETECTION_HEADLINE, format_value, summarise
 from dlrecipes.runs.metrics_csv import read_metrics
+from dlrecipes.runs.verdicts import print_verdicts, read_verdicts
 
 __all__ = ["final_block"]
 
@@ -32,7 +33,7 @@ def final_block(
     sync_command: str | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print the best metric and its epoch, a table of classes or targets, the files, and the next commands.
+    """Print the best metric and its epoch, a table of classes or targets, findings, files, and the next commands.
 
     Args:
         run: a finished run, with its metrics.csv.
@@ -63,6 +64,7 @@ def final_block(
     table = _class_table(values, split, info)
     if table is not None:
         console.print(table)
+    print_verdicts(read_verdicts(run), console)
     console.print("files:")
     for path, what in _files(run):
         console.print(f"  {path}  {what}", markup=False)
@@ -114,6 +116,7 @@ def _files(run: RunFolder) -> list[tuple[str, str]]:
         (run.last_checkpoint, "last checkpoint, to resume"),
         (run.best_weights, "weights alone"),
         (run.metrics, "all numbers"),
+        (run.verdicts, "what was found out about the run"),
         (run.curves, "loss and metrics"),
         (run.batch_picture, "first training batch"),
         (run.confusion_picture, "confusion matrix"),

@@ -1,0 +1,65 @@
+"""Options that add a callback, as ``--early-stop 10``; in a preset it is ``early_stop: 10``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["SWITCHES", "Switch", "switched_callbacks"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switch:
+    """One option, one callback, one argument of it.
+
+    Attributes:
+        callback: its import path.
+        argument: of the callback that takes the option's value; "" for a callback that takes none and a bool option.
+        type: of the value, as jsonargparse understands it.
+        help: one line for ``-h``.
+        value: what the value is called there.
+        default: where nothing is typed; None or False: no callback.
+        averse: switched off by these other options, which it would get in the way of.
+    """
+
+    callback: str
+    argument: str = ""
+    type: Any = bool
+    help: str
+    value: str = "true"
+    default: Any = None
+    averse: tuple[str, ...] = ()
+
+
+SWITCHES: Mapping[str, Switch] = {}
+"""Those of every recipe."""
+
+
+def switched_callbacks(switches: Mapping[str, Switch], config: Mapping[str, Any]) -> list[Any]:
+    """The callbacks that the options ask for, in the switches' order.
+
+    Args:
+        switches: option -> what it adds.
+        config: parsed options.
+
+    Raises:
+        ValueError: a value that the callback refuses.
+
+    Example:
+        >>> stop = Switch(callback="dlrecipes.callbacks.TimeBudget", argument="minutes", type=float | None, help="")
+        >>> [callback.minutes for callback in switched_callbacks({"minutes": stop}, {"minutes": 2.0})]
+        [2.0]
+        >>> switched_callbacks({"minutes": stop}, {"minutes": None})
+        []
+    """
+    from dlrecipes.parts import import_object
+
+    made = []
+    for name, switch in switches.items():
+        value = config[name]
+        if value is None or value is False or any(config[other] is not None for other in switch.averse):
+            continue
+        callback = import_object(switch.callback)
+        made.append(callback(**{switch.argument: value}) if switch.argument else callback())
+    return made
