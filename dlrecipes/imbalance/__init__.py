@@ -10,9 +10,11 @@ from dlrecipes.imbalance.decoupling import (
     reinit_classifier,
     tau_normalise,
 )
+from dlrecipes.imbalance.deferral import first_balanced_epoch
 from dlrecipes.imbalance.double import double_balance
 from dlrecipes.imbalance.feature_smoothing import FeatureDistributionSmoothing
 from dlrecipes.imbalance.feature_smote import FeatureSMOTE
+from dlrecipes.imbalance.long_tail import long_tail_counts, long_tail_indices
 from dlrecipes.imbalance.noise import GaussianNoise, Interpolate
 from dlrecipes.imbalance.oversample import OverSampler, check_no_leakage
 from dlrecipes.imbalance.prototypes import NearestClassMean
@@ -43,7 +45,10 @@ __all__ = [
     "check_no_leakage",
     "class_shares",
     "double_balance",
+    "first_balanced_epoch",
     "last_linear",
+    "long_tail_counts",
+    "long_tail_indices",
     "reinit_classifier",
     "repeat_factors",
     "tau_normalise",

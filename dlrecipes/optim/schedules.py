@@ -7,7 +7,9 @@ Arguments after the first are the task's ``schedule_args``.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from dlrecipes.errors import UserError
@@ -19,6 +21,7 @@ __all__ = [
     "flat_cosine",
     "linear",
     "one_cycle",
+    "piecewise",
     "schedule_factor",
     "step",
     "step_at_two_thirds",
@@ -68,6 +71,29 @@ def one_cycle(progress: float, peak: float = 0.3, start: float = 0.04) -> float:
     if progress >= peak:
         return cosine((progress - peak) / (1 - peak))
     return 1.0 - (1.0 - start) * cosine(progress / peak)
+
+
+def piecewise(progress: float, starts: Sequence[float] = (0.0,), factors: Sequence[float] = (1.0,)) -> float:
+    """Steps at any share of training, each with a factor of its own: recipes that are given as a table of epochs.
+
+    Args:
+        progress: share of training done.
+        starts: share of training at which each step begins; ascending, the first 0.
+        factors: of each.
+
+    Raises:
+        ValueError: starts that do not ascend from 0, or another number of factors.
+
+    Example:
+        >>> epochs = [piecewise(e / 10, starts=(0, 0.1, 0.8), factors=(0.5, 1.0, 0.01)) for e in range(10)]
+        >>> epochs
+        [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.01, 0.01]
+    """
+    if not starts or starts[0] != 0 or any(later <= earlier for earlier, later in pairwise(starts)):
+        raise ValueError(f"starts={list(starts)}: numbers that ascend from 0 are needed")
+    if len(factors) != len(starts):
+        raise ValueError(f"factors={list(factors)}: as many as starts={list(starts)} are needed")
+    return float(factors[bisect_right(starts, progress) - 1])
 
 
 def step(progress: float, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1) -> float:
