@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         SigmoidFocalLoss,
     )
     from dlrecipes.losses.contrastive import BalancedContrastiveLoss, SupConLoss
-    from dlrecipes.losses.distillation import KDLoss
+    from dlrecipes.losses.distillation import HeadToTailDistillLoss, KDLoss
     from dlrecipes.losses.longtail import BalancedSoftmaxLoss, LogitAdjustedLoss, VSLoss
     from dlrecipes.losses.margin import LDAMLoss, SeesawLoss
     from dlrecipes.losses.multilabel import DistributionBalancedLoss
@@ -56,6 +56,7 @@ __all__ = [
     "GIoULoss",
     "GaussianNLLLoss",
     "GeneralizedCrossEntropyLoss",
+    "HeadToTailDistillLoss",
     "HuberLoss",
     "IoULoss",
     "KDLoss",
@@ -94,6 +95,7 @@ _MODULES = {
     "GIoULoss": "boxes",
     "GaussianNLLLoss": "regression",
     "GeneralizedCrossEntropyLoss": "noisy",
+    "HeadToTailDistillLoss": "distillation",
     "HuberLoss": "regression",
     "IoULoss": "boxes",
     "KDLoss": "distillation",

@@ -5,7 +5,11 @@ from dlrecipes.functional.losses.binary import asymmetric_loss, binary_cross_ent
 from dlrecipes.functional.losses.boxes import ciou_loss, diou_loss, giou_loss, iou_loss
 from dlrecipes.functional.losses.classification import cross_entropy, focal_loss, poly1_loss
 from dlrecipes.functional.losses.contrastive import balanced_contrastive_loss, supervised_contrastive_loss
-from dlrecipes.functional.losses.distillation import distillation_loss
+from dlrecipes.functional.losses.distillation import (
+    distillation_loss,
+    head_to_tail_distillation_loss,
+    teacher_trust,
+)
 from dlrecipes.functional.losses.label_aware import label_aware_smoothing, label_aware_smoothing_loss
 from dlrecipes.functional.losses.longtail import (
     logit_adjusted_cross_entropy,
@@ -47,6 +51,7 @@ __all__ = [
     "gaussian_nll_loss",
     "generalized_cross_entropy",
     "giou_loss",
+    "head_to_tail_distillation_loss",
     "huber_loss",
     "ia_bce_loss",
     "iou_loss",
@@ -69,6 +74,7 @@ __all__ = [
     "smooth_l1_loss",
     "supervised_contrastive_loss",
     "symmetric_cross_entropy",
+    "teacher_trust",
     "tempered_log_softmax",
     "tukey_loss",
     "varifocal_loss",
