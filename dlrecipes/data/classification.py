@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from dlrecipes.contracts import DataInfo, ImageBatch
 from dlrecipes.data.audit_images import audit_images
 from dlrecipes.data.cache import ImageCache
+from dlrecipes.data.density import DENSITY_WEIGHTS, with_density_weights
 from dlrecipes.data.digits import embedded_digits
 from dlrecipes.data.discover_images import read_images
 from dlrecipes.data.image_dataset import ImageDataset, unchanged
@@ -63,17 +64,20 @@ class ClassificationData(L.LightningDataModule):
             a rectangle erased), an import path, or an `ImageTransform`; None: ``"light"``.
         mirror: whether presets may mirror; None: unless the classes are the ten digits.
         device_augment: augment whole batches on the device; None: if pictures are small and ``augment`` is a preset.
-        mix: ``"none"``, ``"mixup"``, ``"cutmix"`` or ``"both"``, see `dlrecipes.data.MixSamples`.
-        mix_alpha: of the Beta distribution; None: 0.2 for mixup, 1 for CutMix.
+        mix: ``"none"``, ``"mixup"``, ``"cutmix"``, ``"both"`` or ``"remix"``, see `dlrecipes.data.MixSamples`.
+        mix_alpha: of the Beta distribution; None: 0.2 for mixup, 1 for CutMix and Remix.
         mix_prob: of mixing a sample.
         sampler: how often training draws an image: None: once an epoch; ``"class"`` (classes equally often),
             ``"sqrt"``, ``"effective"``, ``"progressive"`` (from the data's frequencies to equal ones over the run) and
             ``"instance"`` are those of `dlrecipes.imbalance.BalancedDistributedSampler`, for one label an image;
             ``"repeat"`` is `dlrecipes.imbalance.RepeatFactorSampler`, for several. Each copy is augmented in its own
             way.
-        sampler_start: epochs before this one draw each image once (deferred re-sampling).
+        sampler_start: epochs before this one, from 0, draw each image once (deferred re-sampling); below 1, it is the
+            share of the run's epochs that do so.
         repeat_threshold: an image whose rarest label is in a share f of the images below this one comes
             sqrt(repeat_threshold / f) times, with ``sampler="repeat"``.
+        density_weights: ``"sqrt_inverse"`` or ``"inverse"``: training samples of a regression weigh the more the rarer
+            their targets' values are, by `dlrecipes.functional.label_density.density_weights`; None: not.
         normalisation: mean and standard deviation in ``info``: ``"auto"`` (of the training split), ``"imagenet"`` or
             ``"half"`` (0.5). A pretrained model's own go before it.
         train_split, val_split, test_split: names of the splits to use.
@@ -116,8 +120,9 @@ class ClassificationData(L.LightningDataModule):
         mix_alpha: float | None = None,
         mix_prob: float = 1.0,
         sampler: str | None = None,
-        sampler_start: int = 0,
+        sampler_start: float = 0,
         repeat_threshold: float = 0.1,
+        density_weights: str | None = None,
         normalisation: str = "auto",
         train_split: str = "train",
         val_split: str = "val",
@@ -145,6 +150,8 @@ class ClassificationData(L.LightningDataModule):
             raise UserError(f"val_fraction must be between 0 and 0.5, got {val_fraction}.")
         if normalisation not in ("auto", *NORMALISATIONS):
             raise UserError(f"normalisation must be one of auto, {', '.join(NORMALISATIONS)}, got {normalisation!r}.")
+        if density_weights is not None and density_weights not in DENSITY_WEIGHTS:
+            raise UserError(f"density_weights must be one of {', '.join(DENSITY_WEIGHTS)}, got {density_weights!r}.")
         if path is not None and source is not None:
             raise UserError(f"path {path!r} and source cannot both be given: choose one.")
         if long_tailed and (path is not None or source is not None):
@@ -165,6 +172,7 @@ class ClassificationData(L.LightningDataModule):
         self.resampling = (
             None if sampler is None else Resampling(sampler, start=sampler_start, threshold=repeat_threshold, seed=seed)
         )
+        self.density_weights = density_weights
         self.path = path
         self.source = source
         self.batch_size = batch_size
@@ -235,9 +243,10 @@ class ClassificationData(L.LightningDataModule):
         """Read and audit the data, once. Deterministic: each rank comes to the same result."""
         if self._info is not None:
             return
-        names = (self.train_split, self.val_split, self.test_split)
-        source = with_image_splits(self._read(), names, val_fraction=self.val_fraction, seed=self.seed)
-        self._audit = audit_images(source, skip_corrupt=self.skip_corrupt)
+        if self._audit is None:
+            names = (self.train_split, self.val_split, self.test_split)
+            source = with_image_splits(self._read(), names, val_fraction=self.val_fraction, seed=self.seed)
+            self._audit = audit_images(source, skip_corrupt=self.skip_corrupt)
         source = self._audit.source
         self._plan = self.options.plan(source)
         for note in self._plan.notes:
@@ -250,6 +259,16 @@ class ClassificationData(L.LightningDataModule):
             crop_fraction=step.crop_fraction,
             statistics=self._statistics(self._plan),
         )
+        if step.mix is not None:
+            step.mix.bind(self._info)
+
+    def reuse(self, other: ClassificationData) -> None:
+        """Take over the images that another one has read, audited and decoded, before this one is asked for any.
+
+        Args:
+            other: of the same data; it may sample, augment and mix them in another way.
+        """
+        self._audit, self._caches = other.audit_report, other._caches
 
     def setup(self, stage: str | None = None) -> None:
         """Make the data sets that a stage needs; those that exist are kept."""
@@ -348,8 +367,12 @@ class ClassificationData(L.LightningDataModule):
         if role not in self._datasets:
             plan, training = self._planned(), role == "train"
             split = {"train": self.train_split, "val": self.val_split, "test": self.test_split}[role]
+            table = self.table(split)
+            if training and self.density_weights is not None:
+                table = with_density_weights(self.audit_report.source, table, self.density_weights)
+                self._note(f"Samples are weighed by how rare their targets are ({self.density_weights}).")
             self._datasets[role] = ImageDataset(
-                self.table(split),
+                table,
                 self._cache(split, plan.cache_side(training=training)),
                 image_size=plan.batch_side(training=training),
                 crop_fraction=plan.step.crop_fraction,

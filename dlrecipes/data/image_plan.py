@@ -134,5 +134,9 @@ class ImageOptions:
                 f"mix {self.mix!r} cannot be used for regression, where a number does not go with the share of the "
                 "area: use mixup or none."
             )
+        if self.mix == "remix" and source.task != "classification":
+            raise UserError(
+                "mix 'remix' is for one label an image, of which it keeps the rarer one: use mixup or none."
+            )
         labels = len(source.classes) if source.task == "classification" else None
         return MixSamples(self.mix, num_classes=labels, alpha=self.mix_alpha, probability=self.mix_prob, seed=self.seed)

@@ -19,6 +19,7 @@ from dlrecipes.imbalance import (
     SamplingMode,
     ShardedSampler,
     double_balance,
+    first_balanced_epoch,
 )
 
 __all__ = ["SAMPLERS", "ResampledEpochSampler", "Resampling"]
@@ -76,11 +77,11 @@ class Resampling:
         UserError: for a value that no data could make right.
     """
 
-    def __init__(self, sampler: str, *, start: int, threshold: float, seed: int) -> None:
+    def __init__(self, sampler: str, *, start: float, threshold: float, seed: int) -> None:
         if sampler not in SAMPLERS:
             raise UserError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}.")
-        if start < 0:
-            raise UserError(f"sampler_start must be at least 0, got {start}.")
+        if start < 0 or (start >= 1 and start != int(start)):
+            raise UserError(f"sampler_start must be an epoch from 0 on, or a share of them below 1, got {start}.")
         if not 0.0 < threshold <= 1.0:
             raise UserError(f"repeat_threshold must be above 0 and at most 1, a share of the images, got {threshold}.")
         if start and sampler == "repeat":
@@ -130,16 +131,27 @@ class Resampling:
             raise UserError(
                 "The sampler 'progressive' changes over the epochs of a run: set the trainer's max_epochs (--epochs)."
             )
-        if epochs is not None and self.start >= epochs:
-            raise UserError(f"sampler_start is {self.start}, and there are {epochs} epochs: take an earlier one.")
+        start = self._first_epoch(epochs)
+        if epochs is not None and start >= epochs:
+            raise UserError(f"sampler_start is {start}, and there are {epochs} epochs: take an earlier one.")
         mode = next(mode for mode in get_args(SamplingMode) if mode == self.sampler)
         return BalancedDistributedSampler(
-            targets, mode, num_classes=len(classes), epochs=epochs, start=self.start, seed=self.seed
+            targets, mode, num_classes=len(classes), epochs=epochs, start=start, seed=self.seed
         )
+
+    def _first_epoch(self, epochs: int | None) -> int:
+        if self.start >= 1 or self.start == 0:
+            return int(self.start)
+        if epochs is None:
+            raise UserError(
+                f"sampler_start is {self.start}, a share of the run's epochs: set the trainer's max_epochs (--epochs)."
+            )
+        return first_balanced_epoch(self.start, epochs)
 
     def note(self, sampler: ShardedSampler) -> str:
         """A sentence on what an epoch holds."""
-        late = f" from epoch {self.start + 1} on" if self.start else ""
+        start = sampler.start if isinstance(sampler, BalancedDistributedSampler) else 0
+        late = f" from epoch {start + 1} on" if start else ""
         if isinstance(sampler, RepeatFactorSampler):
             return (
                 f"An epoch draws {sampler.epoch_size} of {sampler.num_items} images, those with rare labels up to "

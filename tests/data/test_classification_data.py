@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import lightning as L
 import numpy as np
@@ -9,9 +11,11 @@ from PIL import Image
 from dlrecipes.data import classification
 from dlrecipes.data.arrays import array_source
 from dlrecipes.data.classification import ClassificationData
+from dlrecipes.data.density import with_density_weights
 from dlrecipes.data.image_predict import image_predict_loader
 from dlrecipes.data.image_resize import evaluation_image
 from dlrecipes.errors import UserError
+from dlrecipes.functional.label_density import density_weights
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -202,6 +206,55 @@ def test_training_is_augmented_mixed_and_scaled_and_validation_scaled_only(tmp_p
     assert np.abs(validated.astype(int) - expected.astype(int)).max() <= 1
 
 
+def test_remix_knows_the_classes_counts():
+    labels = np.repeat([0, 1], [40, 5])
+    data = ClassificationData(
+        source=array_source((pictures(45, 16, 16), labels), (pictures(9, 16, 16), labels[-9:]), classes=("cat", "dog")),
+        mix="remix",
+        augment="none",
+        batch_size=45,
+    )
+    batch = data.finish(epoch(data.train_dataloader())[0], training=True)
+    beside = (batch["targets"] > 0).all(1)  # a cat and a dog, mixed: only half of them keep a part of both labels
+    pairs = (labels[batch["index"]] != np.roll(labels[batch["index"]], 1)).sum()
+    assert 0 < beside.sum() < pairs
+    with pytest.raises(UserError, match="mix 'remix' is for one label an image"):
+        _ = small(targets=np.eye(45, 3, dtype=np.int64), mix="remix").info
+
+
+def test_rare_targets_weigh_more_in_training_only():
+    targets = np.concatenate([np.linspace(0, 1, 40), np.linspace(5, 9, 5)])[:, None].astype(np.float32)
+    data = small(targets=targets, density_weights="sqrt_inverse", batch_size=45)
+    batch = epoch(data.train_dataloader())[0]
+    expected = density_weights(targets[:, 0], scheme="sqrt_inverse")
+    torch.testing.assert_close(batch["weights"], expected[batch["index"]])
+    assert expected[40:].min() > 2 * expected[:40].max()
+    assert all(held_out["weights"] is None for held_out in data.val_dataloader())
+    assert "Samples are weighed by how rare their targets are (sqrt_inverse)." in data.notes
+    with pytest.raises(UserError, match="density_weights are for numbers to predict"):
+        small(density_weights="inverse").train_dataloader()
+
+
+def test_weights_of_the_data_and_of_several_targets():
+    targets = np.stack([np.repeat([0.0, 1.0], [8, 2]), np.repeat([0.0, 1.0], [5, 5])], axis=1).astype(np.float32)
+    source = array_source((pictures(10, 16, 16), targets), (pictures(4, 16, 16), targets[:4]))
+    table = replace(source.splits["train"], weights=np.arange(1, 11, dtype=np.float32))
+    weights = with_density_weights(source, table, "inverse").weights
+    first, second = (density_weights(column, scheme="inverse").numpy() for column in targets.T)
+    np.testing.assert_allclose(weights, np.arange(1, 11) * (first + second) / 2, rtol=1e-6)
+
+
+def test_another_one_takes_over_what_was_read_and_decoded():
+    first = small()
+    first.setup("fit")
+    second = small(sampler="class", mix="mixup", augment="strong")
+    second.source = None  # nothing left to read
+    second.reuse(first)
+    assert second.info == first.info
+    assert second.report == first.report
+    assert len(epoch(second.train_dataloader())) == 6
+
+
 def test_a_rest_of_one_is_left_out_and_said():
     data = small(41)
     batches = epoch(data.train_dataloader())
@@ -333,7 +386,8 @@ def test_splits_are_made_by_seed(tmp_path):
         ({"image_size": 4}, "image_size must be at least 8, got 4"),
         ({"val_fraction": 0.5}, "val_fraction must be between 0 and 0.5, got 0.5"),
         ({"crop_fraction": 1.2}, "crop_fraction must be above 0 and at most 1, got 1.2"),
-        ({"mix": "mix"}, "mix must be one of none, mixup, cutmix, both, got 'mix'"),
+        ({"mix": "mix"}, "mix must be one of none, mixup, cutmix, both, remix, got 'mix'"),
+        ({"density_weights": "linear"}, "density_weights must be one of inverse, sqrt_inverse, got 'linear'"),
         ({"mix_alpha": 0.0}, "mix_alpha must be greater than 0, got 0.0"),
         ({"mix_prob": 2.0}, r"mix_prob must be in 0\.\.1, got 2.0"),
         ({"normalisation": "x"}, "normalisation must be one of auto, imagenet, half, got 'x'"),

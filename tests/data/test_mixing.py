@@ -3,7 +3,9 @@ import pytest
 import torch
 from scipy import stats
 
-from dlrecipes.data.mixing import MixSamples
+from dlrecipes.contracts import DataInfo
+from dlrecipes.data.mixing import MixSamples, remix_share
+from dlrecipes.errors import UserError
 
 CLASSES = 7
 
@@ -123,7 +125,10 @@ def test_one_picture_and_none():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mix": "none"}, "mix must be one of mixup, cutmix, both, got 'none'"),
+        ({"mix": "none"}, "mix must be one of mixup, cutmix, both, remix, got 'none'"),
+        ({"mix": "remix"}, "mix='remix' chooses between two labels: give num_classes"),
+        ({"mix": "remix", "num_classes": 2, "kappa": 1.0}, "kappa must be greater than 1, got 1.0"),
+        ({"mix": "remix", "num_classes": 2, "tau": 1.5}, r"tau must be in 0\.\.1, got 1.5"),
         ({"mix": "mixup", "alpha": 0.0}, "alpha must be greater than 0, got 0.0"),
         ({"mix": "mixup", "probability": 1.1}, r"probability must be in 0\.\.1, got 1.1"),
         ({"mix": "mixup", "num_classes": 0}, "num_classes must be at least 1, got 0"),
@@ -134,9 +139,78 @@ def test_wrong_arguments(options, message):
         MixSamples(**options)
 
 
-@pytest.mark.parametrize("mix", ["mixup", "cutmix", "both"])
+@pytest.mark.parametrize(
+    ("share", "own", "other", "expected"),
+    [
+        (0.40, 30, 10, 0.0),  # three times as frequent, and less than half of the picture: the rare partner's label
+        (0.40, 29, 10, 0.4),  # not three times as frequent
+        (0.50, 30, 10, 0.5),  # half is not less than half
+        (0.60, 30, 10, 0.6),
+        (0.60, 10, 30, 1.0),  # rare, and more than half of the picture: its label alone
+        (0.60, 11, 30, 0.6),
+        (0.50, 10, 30, 0.5),
+        (0.40, 10, 30, 0.4),
+        (0.40, 20, 20, 0.4),
+        (1.00, 90, 10, 1.0),  # a picture that was not mixed keeps its label
+        (1.00, 10, 90, 1.0),
+    ],
+)
+def test_remix_by_hand(share, own, other, expected):
+    found = remix_share(torch.tensor([share]), torch.tensor([own]), torch.tensor([other]))
+    assert found.item() == pytest.approx(expected)
+
+
+def remix(counts, **options):
+    return MixSamples("remix", num_classes=CLASSES, class_counts=counts, **options)
+
+
+def test_remix_of_balanced_classes_and_without_a_threshold_is_mixup():
+    expected = MixSamples("mixup", num_classes=CLASSES, alpha=1.0)(batch())
+    for mixed in (remix([50] * CLASSES)(batch()), remix([999, *[1] * 6], tau=0.0)(batch())):
+        assert torch.equal(mixed["images"], expected["images"])
+        assert torch.equal(mixed["targets"], expected["targets"])
+
+
+def test_remix_gives_each_sample_a_label_of_its_own():
+    """Class 0 is frequent, and the others are rare; pictures are those of mixup, labels follow the rule one by one."""
+    counts, weights = [60, *[20] * 6], torch.rand(64, generator=torch.Generator().manual_seed(1))
+    given = batch(weights=weights)
+    mixed = remix(counts)(given)
+    blended = MixSamples("mixup", num_classes=CLASSES, alpha=1.0)(given)
+    assert torch.equal(mixed["images"], blended["images"])
+    labels = given["targets"].tolist()
+    kept = []
+    for own, other, part in zip(labels, labels[-1:] + labels[:-1], share(blended, given).tolist(), strict=True):
+        if own == 0 and other != 0 and part < 0.5:
+            part = 0.0
+        if own != 0 and other == 0 and part > 0.5:
+            part = 1.0
+        kept.append(part)
+    kept = torch.tensor(kept)
+    rows = torch.nn.functional.one_hot(given["targets"], CLASSES).float()
+    torch.testing.assert_close(mixed["targets"], torch.lerp(rows.roll(1, 0), rows, kept[:, None]), atol=2e-6, rtol=0)
+    torch.testing.assert_close(mixed["weights"], torch.lerp(weights.roll(1), weights, kept), atol=2e-6, rtol=0)
+    assert ((kept == 0) | (kept == 1)).sum() > 5
+
+
+def test_remix_learns_the_counts_from_the_data():
+    with pytest.raises(UserError, match="Remix must see the training data first"):
+        remix(None)(batch())
+    info = DataInfo(
+        task="classification", classes=tuple("abcdefg"), category_ids=tuple(range(CLASSES)),
+        class_counts=(60, *[20] * 6), num_train=180, max_objects=0, image_size=16,
+    )  # fmt: skip
+    told = remix(None)
+    told.bind(info)
+    assert torch.equal(told(batch())["targets"], remix(info.class_counts)(batch())["targets"])
+    given = remix([1] * CLASSES)
+    given.bind(info)
+    assert given.class_counts == (1,) * CLASSES
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix", "both", "remix"])
 def test_nothing_waits_for_the_device(mix):
     """Meta tensors have no values: whatever asked for one would fail."""
     given = {key: value.to("meta") if torch.is_tensor(value) else value for key, value in batch(8).items()}
-    mixed = MixSamples(mix, num_classes=CLASSES, alpha=0.5)(given)
+    mixed = MixSamples(mix, num_classes=CLASSES, alpha=0.5, class_counts=range(1, CLASSES + 1))(given)
     assert (mixed["images"].shape, mixed["targets"].shape) == ((8, 3, 16, 16), (8, CLASSES))

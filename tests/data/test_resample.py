@@ -1,5 +1,7 @@
 """Resampled training data: the order is the sampler's, copies are augmented in their own way, loaders go on."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from dlrecipes.data.image_dataset import ImageDataset, unchanged
 from dlrecipes.data.image_files import ArrayImages
 from dlrecipes.data.image_source import ImageTable
 from dlrecipes.data.loader import make_loader
-from dlrecipes.data.resample import ResampledEpochSampler
+from dlrecipes.data.resample import ResampledEpochSampler, Resampling
 from dlrecipes.errors import UserError
 from dlrecipes.imbalance import BalancedDistributedSampler, MPerClassSampler, RepeatFactorSampler, class_shares
 
@@ -120,6 +122,19 @@ def test_late_sampling_is_said_and_done():
     assert "Images are drawn by the sampler 'class' from epoch 3 on, 45 in an epoch." in training.notes
 
 
+def test_a_start_below_one_is_a_share_of_the_epochs():
+    options = Resampling("class", start=0.8, threshold=0.1, seed=0)
+    trainer = SimpleNamespace(max_epochs=5, lightning_module=None)
+    training = data()
+    sampler = options.make(training.info, training.table("train").targets, trainer)
+    assert [sampler.draws(e).tolist() for e in (3, 4)] == [[30, 12, 3], [15, 15, 15]]
+    assert options.note(sampler) == "Images are drawn by the sampler 'class' from epoch 5 on, 45 in an epoch."
+    with pytest.raises(
+        UserError, match=r"sampler_start is 0\.8, a share of the run's epochs: set the trainer's max_epochs"
+    ):
+        options.make(training.info, training.table("train").targets, None)
+
+
 def test_several_labels_an_image():
     tags = np.zeros((40, 2), dtype=np.int64)
     tags[:, 0], tags[:4, 1] = 1, 1
@@ -142,7 +157,11 @@ def test_no_sampler_leaves_everything_as_it_was():
     ("options", "message"),
     [
         ({"sampler": "balanced"}, "sampler must be one of instance, sqrt, class, effective, progressive, repeat, got"),
-        ({"sampler": "class", "sampler_start": -1}, "sampler_start must be at least 0, got -1"),
+        (
+            {"sampler": "class", "sampler_start": -1},
+            "sampler_start must be an epoch from 0 on, or a share of them below 1, got -1",
+        ),
+        ({"sampler": "class", "sampler_start": 1.5}, r"a share of them below 1, got 1\.5"),
         ({"sampler": "repeat", "sampler_start": 1}, "leave it out with the sampler 'repeat'"),
         ({"sampler": "repeat", "repeat_threshold": 0.0}, "repeat_threshold must be above 0"),
     ],

@@ -78,7 +78,7 @@ def test_unusable_table(row: str, message: str, mixer: ModuleType, configs: Path
         ("photos", ["--pretrained", "moon"], "pretrained='moon': choose one of hub, false"),
         ("photos", ["--image-size", "0"], "image_size must be at least 8, got 0"),
         ("photos", ["--augment", "some"], "There is no augmentation 'some'"),
-        ("photos", ["--mix", "well"], "mix must be one of none, mixup, cutmix, both, got 'well'"),
+        ("photos", ["--mix", "well"], "mix must be one of none, mixup, cutmix, both, remix, got 'well'"),
         ("sizes.csv", ["--mix", "cutmix"], "mix 'cutmix' cannot be used for regression"),
         ("photos", ["--loss", "focal"], "--loss needs the import path of a class, which 'focal' is not"),
         ("photos", ["--loss", "dlrecipes.losses.FocalLos"], "Cannot import dlrecipes.losses.FocalLos"),
