@@ -1,0 +1,53 @@
+"""Covariate shift: tests whose p-values can be believed, what moved, what it costs, and what to do about it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlrecipes.shift.chi2 import chi2_test
+    from dlrecipes.shift.combined import shift_test
+    from dlrecipes.shift.energy import energy_test
+    from dlrecipes.shift.ks import ks_test
+    from dlrecipes.shift.label_shift import LabelShift, bbse, bbse_test
+    from dlrecipes.shift.mmd import mmd_test, mmd_witness
+    from dlrecipes.shift.two_sample import FeatureShift, TwoSampleResult
+    from dlrecipes.shift.two_sample_classifier import c2st
+
+__all__ = [
+    "FeatureShift",
+    "LabelShift",
+    "TwoSampleResult",
+    "bbse",
+    "bbse_test",
+    "c2st",
+    "chi2_test",
+    "energy_test",
+    "ks_test",
+    "mmd_test",
+    "mmd_witness",
+    "shift_test",
+]
+
+# torch, scipy and scikit-learn take seconds to import, so a part is imported when it is first asked for.
+_MODULES = {
+    "FeatureShift": "two_sample",
+    "LabelShift": "label_shift",
+    "TwoSampleResult": "two_sample",
+    "bbse": "label_shift",
+    "bbse_test": "label_shift",
+    "c2st": "two_sample_classifier",
+    "chi2_test": "chi2",
+    "energy_test": "energy",
+    "ks_test": "ks",
+    "mmd_test": "mmd",
+    "mmd_witness": "mmd",
+    "shift_test": "combined",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
