@@ -48,6 +48,7 @@ TRAINER_DEFAULTS: Mapping[str, Any] = {
 }
 """Where every run differs from Lightning's own defaults."""
 
+_LOSS = "val/loss"
 _WARNINGS = (
     r"The '\w+' does not have many workers",  # the datamodule chooses
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # small data is allowed
@@ -161,7 +162,7 @@ def run_callbacks(
         GracefulStop(folder.last_checkpoint),
         *([] if ema is None else [AveragedWeights(ema, device)]),
         ExactEvaluation(),  # after the averaging, which exchanges the weights at the same hook
-        *make_checkpoint_callbacks(folder, monitor, mode, every_n_steps, every_n_minutes),
+        *make_checkpoint_callbacks(folder, monitor, mode, every_n_steps, every_n_minutes, by_loss=True),
     ]
 
 
@@ -171,6 +172,7 @@ def make_checkpoint_callbacks(
     mode: str = "max",
     every_n_steps: int | None = None,
     every_n_minutes: float | None = None,
+    by_loss: bool = False,
 ) -> list[ModelCheckpoint]:
     """``best.ckpt`` by ``monitor``; ``last.ckpt`` after every epoch, and more often if wanted.
 
@@ -179,6 +181,8 @@ def make_checkpoint_callbacks(
         monitor: logged metric.
         mode: ``"max"`` or ``"min"``.
         every_n_steps, every_n_minutes: also save ``last.ckpt`` so often within an epoch.
+        by_loss: also keep ``best_loss.ckpt``, by ``val/loss``, where ``monitor`` is another: the two part where a
+            network becomes over-confident. A task that does not log ``val/loss`` has none.
 
     Raises:
         UserError: an interval that is not above 0.
@@ -201,7 +205,26 @@ def make_checkpoint_callbacks(
         found.append(checkpoint("last", every_n_train_steps=every_n_steps))
     if every_n_minutes is not None:
         found.append(checkpoint("last", train_time_interval=timedelta(minutes=every_n_minutes)))
+    if by_loss and monitor != _LOSS:  # last: Lightning's "best" is that of the first
+        found.append(
+            _CheckpointIfLogged(
+                dirpath=folder.checkpoints,
+                filename=folder.best_loss_checkpoint.stem,
+                enable_version_counter=False,
+                monitor=_LOSS,
+                mode="min",
+                save_on_train_epoch_end=False,
+            )
+        )
     return found
+
+
+class _CheckpointIfLogged(ModelCheckpoint):
+    """Without its metric it does nothing, where Lightning's ends the run."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)
 
 
 def choose_precision(accelerator: str) -> str:

@@ -2,8 +2,11 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import pytest
+import torch
 
 from dlrecipes.errors import UserError
 from dlrecipes.runs import RunFolder
@@ -51,3 +54,47 @@ def test_lightnings_notices_are_dropped_and_warnings_kept(monkeypatch: pytest.Mo
     assert passes(logging.WARNING, "/site-packages/lightning/pytorch/trainer/setup.py")
     assert passes(logging.INFO, "/site-packages/dlrecipes/callbacks/graceful_stop.py")
     assert len(handler.filters) == 1
+
+
+class _Task(pl.LightningModule):
+    """Its metric is best at first, its loss later."""
+
+    losses, scores = (3.0, 1.0, 2.0), (0.9, 0.5, 0.6)
+
+    def __init__(self, logs_loss: bool = True) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.logs_loss = logs_loss
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.weight**2
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/f1", self.scores[self.current_epoch])
+        if self.logs_loss:
+            self.log("val/loss", self.losses[self.current_epoch])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize("logs_loss", [True, False])
+def test_the_best_by_loss_is_kept_beside_the_best_by_metric(logs_loss: bool, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    callbacks = make_checkpoint_callbacks(folder, "val/f1", by_loss=True)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=3, callbacks=callbacks, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader([0.0])
+    trainer.fit(_Task(logs_loss), loader, loader)
+    assert trainer.checkpoint_callback is not None
+    assert trainer.checkpoint_callback.best_model_path == str(folder.best_checkpoint)  # type: ignore[attr-defined]
+    epochs = {path.stem: torch.load(path, weights_only=True)["epoch"] for path in folder.checkpoints.glob("*.ckpt")}
+    assert epochs == {"best": 0, "last": 2} | ({"best_loss": 1} if logs_loss else {})
+
+
+def test_one_file_is_enough_where_the_loss_is_the_metric(tmp_path: Path) -> None:
+    callbacks = make_checkpoint_callbacks(RunFolder(tmp_path), "val/loss", "min", by_loss=True)
+    assert [callback.filename for callback in callbacks] == ["best", "last"]

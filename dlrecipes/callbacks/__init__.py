@@ -1,5 +1,6 @@
 """What Lightning lacks: an average of the weights that is of use at once, exact resume and evaluation, a last
-validation, stops at a NaN, a signal or by the clock, and a warning where a detector ignores its images."""
+validation, stops at a NaN, a signal or by the clock, class weights that come late, and a warning where a detector
+ignores its images."""
 
 from __future__ import annotations
 
@@ -9,20 +10,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dlrecipes.callbacks.averaged_weights import AveragedWeights
     from dlrecipes.callbacks.constant_predictions import ConstantPredictions
+    from dlrecipes.callbacks.deferred import DeferredReweighting
     from dlrecipes.callbacks.exact_evaluation import ExactEvaluation
     from dlrecipes.callbacks.exact_resume import ExactResume
     from dlrecipes.callbacks.graceful_stop import GracefulStop, StopRequested
     from dlrecipes.callbacks.last_validation import LastValidation
+    from dlrecipes.callbacks.loss_early_stopping import LossEarlyStopping
     from dlrecipes.callbacks.non_finite import NonFiniteStop
     from dlrecipes.callbacks.time_budget import TimeBudget
 
 __all__ = [
     "AveragedWeights",
     "ConstantPredictions",
+    "DeferredReweighting",
     "ExactEvaluation",
     "ExactResume",
     "GracefulStop",
     "LastValidation",
+    "LossEarlyStopping",
     "NonFiniteStop",
     "StopRequested",
     "TimeBudget",
@@ -32,10 +37,12 @@ __all__ = [
 _MODULES = {
     "AveragedWeights": "averaged_weights",
     "ConstantPredictions": "constant_predictions",
+    "DeferredReweighting": "deferred",
     "ExactEvaluation": "exact_evaluation",
     "ExactResume": "exact_resume",
     "GracefulStop": "graceful_stop",
     "LastValidation": "last_validation",
+    "LossEarlyStopping": "loss_early_stopping",
     "NonFiniteStop": "non_finite",
     "StopRequested": "graceful_stop",
     "TimeBudget": "time_budget",

@@ -27,7 +27,7 @@ class RunFolder:
           config.yaml  run.json  classes.json  data_report.txt  data_report.json
           metrics.csv  verdicts.json  curves.png  batch.png  predictions/epoch_007.png  confusion.png  pr_curves.png
           reliability.png  per_class.png  scatter.png  mistakes.png  (as the task has them)
-          checkpoints/last.ckpt  checkpoints/best.ckpt  best.safetensors  MODEL_CARD.md
+          checkpoints/last.ckpt  checkpoints/best.ckpt  checkpoints/best_loss.ckpt  best.safetensors  MODEL_CARD.md
           wandb/
 
     Attributes:
@@ -105,6 +105,10 @@ class RunFolder:
     @property
     def best_checkpoint(self) -> Path:
         return self.checkpoints / "best.ckpt"
+
+    @property
+    def best_loss_checkpoint(self) -> Path:
+        return self.checkpoints / "best_loss.ckpt"
 
     @property
     def resume_checkpoint(self) -> Path:

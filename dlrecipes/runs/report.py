@@ -113,6 +113,7 @@ def _class_table(values: Mapping[str, float], split: str, info: DataInfo) -> Tab
 def _files(run: RunFolder) -> list[tuple[str, str]]:
     listed = [
         (run.best_checkpoint, "best checkpoint"),
+        (run.best_loss_checkpoint, "best checkpoint by validation loss"),
         (run.last_checkpoint, "last checkpoint, to resume"),
         (run.best_weights, "weights alone"),
         (run.metrics, "all numbers"),
