@@ -83,10 +83,10 @@ def chi2_test(
 def _categories(sample: Sample, name: str) -> NDArray[Any]:
     values: NDArray[Any] = np.asarray(sample.detach().cpu() if isinstance(sample, Tensor) else sample)
     values = values[:, None] if values.ndim == 1 else values
-    if values.ndim != 2 or values.shape[1] == 0 or len(values) < 2:
-        raise UserError(
-            f"chi2_test: {name} has shape {values.shape}: at least two rows [n] or [n, d] of categories are needed"
-        )
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise UserError(f"chi2_test: {name} has shape {values.shape}, and rows of categories [n] or [n, d] are needed")
+    if len(values) < 2:
+        raise UserError(f"chi2_test: {name} has {len(values)} row(s), and at least two are needed to test anything")
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise UserError(f"chi2_test: {name} has a NaN: leave it out, or give it a category of its own")
     return values

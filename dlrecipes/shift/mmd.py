@@ -33,7 +33,8 @@ def mmd_test(
     r"""Whether two samples are of one distribution, by a kernel and permutations (Gretton et al., 2012, JMLR 13).
 
     .. math:: \widehat{MMD}^2 = \frac{1}{m(m-1)} \sum_{i \ne j} k(x_i, x_j)
-        + \frac{1}{n(n-1)} \sum_{i \ne j} k(y_i, y_j) - \frac{2}{mn} \sum_{i,j} k(x_i, y_j), \qquad k(a, b) = e^{-\|a - b\|^2 / 2σ^2}
+        + \frac{1}{n(n-1)} \sum_{i \ne j} k(y_i, y_j) - \frac{2}{mn} \sum_{i,j} k(x_i, y_j),
+        \qquad k(a, b) = e^{-\|a - b\|^2 / 2σ^2}
 
     Unbiased, so that it can be below 0. p = (1 + k) / (1 + B) over B permutations of the labels: exact at any sample
     size, never 0, and the same to the last bit for every order of the rows. It sees any difference, among them changes
