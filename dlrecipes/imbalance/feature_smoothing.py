@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dlrecipes.contracts import DataInfo
+from dlrecipes.errors import UserError
 from dlrecipes.functional.label_density import SmoothingKernel, smoothing_kernel
 
 __all__ = ["FeatureDistributionSmoothing"]
@@ -91,6 +93,19 @@ class FeatureDistributionSmoothing(nn.Module):
         self.register_buffer("total", torch.zeros(bins, dim, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(bins, dim, dtype=torch.float64))
 
+    def bind(self, info: DataInfo) -> None:
+        """Look at the data.
+
+        Raises:
+            UserError: anything but one number to predict.
+        """
+        if info.task != "regression" or len(info.target_names) != 1:
+            has = f"{len(info.target_names)} numbers to predict" if info.task == "regression" else info.task
+            raise UserError(
+                f"FeatureDistributionSmoothing sorts samples by one number to predict, and this data has {has}: "
+                f"leave it out"
+            )
+
     def bin_of(self, targets: Tensor) -> Tensor:
         """int64, the bin of each target."""
         low, high = self.target_range
@@ -110,12 +125,19 @@ class FeatureDistributionSmoothing(nn.Module):
                 f"targets has shape {given} and features {list(features.shape)}: [B] and [B, {self.dim}] are needed"
             )
         index = self.bin_of(targets.detach().flatten())
-        with torch.no_grad():
-            x = features.detach().to(self.total.dtype)
-            self.count.index_add_(0, index, torch.ones_like(x[:, 0]))
-            self.total.index_add_(0, index, x)
-            self.squares.index_add_(0, index, x.square())
+        self._gather(features.detach().to(self.total.dtype), index)
         return self._calibrate(features, index)
+
+    @torch.no_grad()
+    def _gather(self, x: Tensor, index: Tensor) -> None:
+        """Add a batch to its bins, on all ranks alike: DDP copies the first rank's buffers to the others each step."""
+        new = x.new_zeros(self.bins, 1 + 2 * self.dim)
+        new.index_add_(0, index, torch.cat((torch.ones_like(x[:, :1]), x, x.square()), 1))
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(new)
+        self.count += new[:, 0]
+        self.total += new[:, 1 : 1 + self.dim]
+        self.squares += new[:, 1 + self.dim :]
 
     def _calibrate(self, features: Tensor, index: Tensor) -> Tensor:
         mean, var = self.running_mean[index], self.running_var[index]
@@ -127,10 +149,7 @@ class FeatureDistributionSmoothing(nn.Module):
 
     @torch.no_grad()
     def end_epoch(self) -> None:
-        """Take over what the epoch gathered, on all ranks together, and begin anew. Call it after each epoch."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            for gathered in (self.count, self.total, self.squares):
-                dist.all_reduce(gathered)
+        """Take over what the epoch gathered on all ranks, and begin anew. Call it after each epoch, as the tasks do."""
         n = self.count[:, None].clamp(min=1)
         mean = self.total / n
         var = (self.squares - n * mean.square()).clamp(min=0) / (n - 1).clamp(min=1)

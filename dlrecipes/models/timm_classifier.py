@@ -195,7 +195,8 @@ class ImageModel(nn.Module):
     def classify(self, features: Tensor) -> Tensor:
         """The last layer: [B, D] → [B, num_outputs]."""
         net: Any = self.net
-        out: Tensor = net.get_classifier()(features)
+        head = net.get_classifier()
+        out: Tensor = head(features[..., None, None]).flatten(1) if isinstance(head, nn.Conv2d) else head(features)
         return out
 
     def forward(self, images: Tensor) -> Tensor:

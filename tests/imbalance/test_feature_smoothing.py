@@ -1,10 +1,14 @@
 """Feature distribution smoothing against the authors' rule, written out in NumPy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from dlrecipes.contracts import DataInfo
+from dlrecipes.errors import UserError
 from dlrecipes.functional.label_density import smoothing_kernel
 from dlrecipes.imbalance.feature_smoothing import FeatureDistributionSmoothing
 from dlrecipes.parts import build_part, part_spec
@@ -130,3 +134,21 @@ def test_missing_and_misshapen_targets_are_named() -> None:
         make()(x, y[:5])
     with pytest.raises(ValueError, match="target_range"):
         FeatureDistributionSmoothing(1, target_range=(1.0, 1.0))
+
+
+def test_data_without_one_number_to_predict_is_refused() -> None:
+    info = DataInfo(
+        task="regression",
+        classes=(),
+        category_ids=(),
+        class_counts=(),
+        num_train=9,
+        max_objects=0,
+        image_size=8,
+        target_names=("age",),
+    )
+    make().bind(info)
+    with pytest.raises(UserError, match="one number to predict, and this data has 2 numbers to predict: leave it out"):
+        make().bind(replace(info, target_names=("age", "size")))
+    with pytest.raises(UserError, match="this data has classification"):
+        make().bind(replace(info, task="classification"))
