@@ -1,5 +1,45 @@
-"""Blocks that networks are made of."""
+"""Blocks that networks are made of, how they start, and what they see. Names are imported when they are first used."""
 
-from dlrecipes.nn.cosine_linear import CosineLinear
+from __future__ import annotations
 
-__all__ = ["CosineLinear"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlrecipes.nn.batch_norm import freeze_bn, set_bn
+    from dlrecipes.nn.blocks import Bottleneck, ConvBNAct, ResidualBlock
+    from dlrecipes.nn.conv1xn import Conv1xN, compare_kernels
+    from dlrecipes.nn.cosine_linear import CosineLinear
+    from dlrecipes.nn.stage_plan import StagedNet, StagePlan
+
+__all__ = [
+    "Bottleneck",
+    "Conv1xN",
+    "ConvBNAct",
+    "CosineLinear",
+    "ResidualBlock",
+    "StagePlan",
+    "StagedNet",
+    "compare_kernels",
+    "freeze_bn",
+    "set_bn",
+]
+
+_MODULES = {
+    "Bottleneck": "blocks",
+    "Conv1xN": "conv1xn",
+    "ConvBNAct": "blocks",
+    "CosineLinear": "cosine_linear",
+    "ResidualBlock": "blocks",
+    "StagePlan": "stage_plan",
+    "StagedNet": "stage_plan",
+    "compare_kernels": "conv1xn",
+    "freeze_bn": "batch_norm",
+    "set_bn": "batch_norm",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
