@@ -1,4 +1,4 @@
-"""Features and classifier of every image model make up the model, bit for bit; cosines in the place of its last layer."""
+"""Features and classifier of every image model make up the model, bit for bit; cosines as its last layer."""
 
 from collections.abc import Callable
 from pathlib import Path
