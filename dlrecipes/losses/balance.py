@@ -29,11 +29,16 @@ class ClassBalance(nn.Module):
         beta: of the scheme ``"effective"``, between 0 and 1.
         of_positives: weigh each class's positives against its negatives instead of the classes against one another.
 
+    Attributes:
+        weight: float32 [C]; None: 1 each.
+        balances_classes: weights come from elsewhere during training (``dlrecipes.callbacks.DeferredReweighting``).
+
     Raises:
         ValueError: an unknown scheme, weights that are negative or not finite, beta outside (0, 1).
     """
 
     weight: Tensor | None
+    balances_classes: bool = False
 
     def __init__(self, loss: str, class_weights: ClassWeights, *, beta: float, of_positives: bool = False) -> None:
         super().__init__()
