@@ -9,16 +9,18 @@ if TYPE_CHECKING:
     from dlrecipes.tasks.base import BaseTask
     from dlrecipes.tasks.classification import ClassificationTask
     from dlrecipes.tasks.detection import DetectionTask
+    from dlrecipes.tasks.distillation import DistillationTask
     from dlrecipes.tasks.images import ImageTask
     from dlrecipes.tasks.regression import RegressionTask
 
-__all__ = ["BaseTask", "ClassificationTask", "DetectionTask", "ImageTask", "RegressionTask"]
+__all__ = ["BaseTask", "ClassificationTask", "DetectionTask", "DistillationTask", "ImageTask", "RegressionTask"]
 
 # A task is imported when it is first asked for: Lightning and its metrics take seconds.
 _MODULES = {
     "BaseTask": "base",
     "ClassificationTask": "classification",
     "DetectionTask": "detection",
+    "DistillationTask": "distillation",
     "ImageTask": "images",
     "RegressionTask": "regression",
 }
