@@ -1,6 +1,7 @@
 """Imbalanced labels: what is known about the classes, and how rare ones are seen more often."""
 
 from dlrecipes.imbalance.adasyn import ADASYN
+from dlrecipes.imbalance.advise import Advice, advise
 from dlrecipes.imbalance.balanced import BalancedDistributedSampler, MPerClassSampler, SamplingMode, class_shares
 from dlrecipes.imbalance.class_info import ClassInfo
 from dlrecipes.imbalance.decoupling import (
@@ -27,6 +28,7 @@ __all__ = [
     "ADASYN",
     "SMOTE",
     "SMOTENC",
+    "Advice",
     "BalancedDistributedSampler",
     "BorderlineSMOTE",
     "ClassInfo",
@@ -42,6 +44,7 @@ __all__ = [
     "RepeatFactorSampler",
     "SamplingMode",
     "ShardedSampler",
+    "advise",
     "check_no_leakage",
     "class_shares",
     "double_balance",

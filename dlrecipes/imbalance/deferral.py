@@ -6,7 +6,7 @@ __all__ = ["first_balanced_epoch"]
 
 
 def first_balanced_epoch(share: float, epochs: int) -> int:
-    """The epoch, from 0, that is the first with weights or a sampler which balance (Cao et al., 2019, arXiv:1906.07413).
+    """The first epoch, from 0, with weights or a sampler that balance (Cao et al., 2019, arXiv:1906.07413).
 
     Args:
         share: of the epochs that come before it, at least 0 and below 1; the paper's is .8.
