@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dlrecipes.callbacks.last_validation import LastValidation
     from dlrecipes.callbacks.loss_early_stopping import LossEarlyStopping
     from dlrecipes.callbacks.non_finite import NonFiniteStop
+    from dlrecipes.callbacks.proximal_l1 import ProximalL1
     from dlrecipes.callbacks.time_budget import TimeBudget
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "LastValidation",
     "LossEarlyStopping",
     "NonFiniteStop",
+    "ProximalL1",
     "StopRequested",
     "TimeBudget",
 ]
@@ -44,6 +46,7 @@ _MODULES = {
     "LastValidation": "last_validation",
     "LossEarlyStopping": "loss_early_stopping",
     "NonFiniteStop": "non_finite",
+    "ProximalL1": "proximal_l1",
     "StopRequested": "graceful_stop",
     "TimeBudget": "time_budget",
 }

@@ -27,7 +27,8 @@ def fused_sigmoid_focal_loss(
 
     Classes come as one number a row instead of a one-hot matrix of the logits' size, and the backward pass computes the
     gradient anew from the logits instead of storing anything: 2 reads and 1 write of the logits in all. On CUDA both
-    passes are a Triton kernel each; on the CPU, or without Triton, the same formulas in torch. Works under
+    passes are a Triton kernel each; on the CPU, where torchvision's is faster, or without Triton, the same formulas in
+    torch. Works under
     ``torch.compile``; the order of additions is fixed, so that equal input gives equal bits.
 
     Args:

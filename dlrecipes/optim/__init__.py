@@ -2,6 +2,7 @@
 
 from dlrecipes.optim.groups import parameter_groups
 from dlrecipes.optim.menu import OPTIMIZERS, OptimizerChoice, default_lr, make_optimizer
+from dlrecipes.optim.proximal import add_proximal_l1, soft_threshold_, zero_share
 from dlrecipes.optim.schedules import (
     constant,
     cosine,
@@ -19,6 +20,7 @@ from dlrecipes.optim.schedules import (
 __all__ = [
     "OPTIMIZERS",
     "OptimizerChoice",
+    "add_proximal_l1",
     "constant",
     "cosine",
     "default_lr",
@@ -29,8 +31,10 @@ __all__ = [
     "parameter_groups",
     "piecewise",
     "schedule_factor",
+    "soft_threshold_",
     "step",
     "step_at_two_thirds",
     "warm_up",
     "warmup_length",
+    "zero_share",
 ]

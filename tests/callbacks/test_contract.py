@@ -22,6 +22,7 @@ from dlrecipes.callbacks import (
     LastValidation,
     LossEarlyStopping,
     NonFiniteStop,
+    ProximalL1,
     TimeBudget,
 )
 
@@ -33,6 +34,7 @@ CALLBACKS: dict[str, Callable[[Path], pl.Callback]] = {
     "GracefulStop": lambda folder: GracefulStop(folder / "stopped.ckpt"),
     "LastValidation": lambda folder: LastValidation(),
     "NonFiniteStop": lambda folder: NonFiniteStop(),
+    "ProximalL1": lambda folder: ProximalL1(0.0),
     "LossEarlyStopping": lambda folder: LossEarlyStopping(),
     "TimeBudget": lambda folder: TimeBudget(minutes=5),
 }
