@@ -9,40 +9,70 @@ if TYPE_CHECKING:
     from dlrecipes.shift.chi2 import chi2_test
     from dlrecipes.shift.combined import shift_test
     from dlrecipes.shift.energy import energy_test
+    from dlrecipes.shift.features import PCA, FeatureTap, ShiftFeatures, collect, penultimate
+    from dlrecipes.shift.harm import Harm, estimate_harm, fit_temperature
     from dlrecipes.shift.ks import ks_test
     from dlrecipes.shift.label_shift import LabelShift, bbse, bbse_test
     from dlrecipes.shift.mmd import mmd_test, mmd_witness
+    from dlrecipes.shift.properties import PROPERTIES, image_properties
+    from dlrecipes.shift.report import Culprit, ShiftReport, compare
     from dlrecipes.shift.two_sample import FeatureShift, TwoSampleResult
     from dlrecipes.shift.two_sample_classifier import c2st
 
 __all__ = [
+    "PCA",
+    "PROPERTIES",
+    "Culprit",
     "FeatureShift",
+    "FeatureTap",
+    "Harm",
     "LabelShift",
+    "ShiftFeatures",
+    "ShiftReport",
     "TwoSampleResult",
     "bbse",
     "bbse_test",
     "c2st",
     "chi2_test",
+    "collect",
+    "compare",
     "energy_test",
+    "estimate_harm",
+    "fit_temperature",
+    "image_properties",
     "ks_test",
     "mmd_test",
     "mmd_witness",
+    "penultimate",
     "shift_test",
 ]
 
 # torch, scipy and scikit-learn take seconds to import, so a part is imported when it is first asked for.
 _MODULES = {
+    "Culprit": "report",
     "FeatureShift": "two_sample",
+    "FeatureTap": "features",
+    "Harm": "harm",
     "LabelShift": "label_shift",
+    "PCA": "features",
+    "PROPERTIES": "properties",
+    "ShiftFeatures": "features",
+    "ShiftReport": "report",
     "TwoSampleResult": "two_sample",
     "bbse": "label_shift",
     "bbse_test": "label_shift",
     "c2st": "two_sample_classifier",
     "chi2_test": "chi2",
+    "collect": "features",
+    "compare": "report",
     "energy_test": "energy",
+    "estimate_harm": "harm",
+    "fit_temperature": "harm",
+    "image_properties": "properties",
     "ks_test": "ks",
     "mmd_test": "mmd",
     "mmd_witness": "mmd",
+    "penultimate": "features",
     "shift_test": "combined",
 }
 

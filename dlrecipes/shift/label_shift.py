@@ -39,6 +39,16 @@ class LabelShift:
         """Half the sum of the shares' differences (total variation): 0 to 1."""
         return float(np.abs(self.shares - self.reference_shares).sum() / 2)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Primitives only."""
+        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LabelShift:
+        """What ``to_dict`` gave."""
+        shares: list[Any] = [np.asarray(values[key]) for key in ("weights", "shares", "reference_shares")]
+        return cls(*shares, condition=values["condition"])
+
 
 def bbse(reference_labels: ArrayLike | Tensor, reference_outputs: Any, new_outputs: Any) -> LabelShift:
     r"""Class weights of the new data without its labels (BBSE; Lipton et al., 2018, arXiv:1802.03916).
