@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dlrecipes.errors import UserError
 
 __all__ = ["adjust_predictions", "em_prior", "label_shift_weights", "mixture_proportions"]
 
-Prior = Tensor | Sequence[float]
+Prior = Tensor | Sequence[float] | NDArray[Any]
 
 
 def label_shift_weights(source_prior: Prior, target_prior: Prior) -> Tensor:
