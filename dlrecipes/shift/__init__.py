@@ -8,21 +8,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dlrecipes.shift.chi2 import chi2_test
     from dlrecipes.shift.combined import shift_test
+    from dlrecipes.shift.corruptions import CORRUPTIONS, corrupt
+    from dlrecipes.shift.density_ratio import DensityRatio, importance_weights, kliep, logistic_ratio, ulsif
     from dlrecipes.shift.energy import energy_test
     from dlrecipes.shift.features import PCA, FeatureTap, ShiftFeatures, collect, penultimate
     from dlrecipes.shift.harm import Harm, estimate_harm, fit_temperature
     from dlrecipes.shift.ks import ks_test
     from dlrecipes.shift.label_shift import LabelShift, bbse, bbse_test
     from dlrecipes.shift.mmd import mmd_test, mmd_witness
+    from dlrecipes.shift.prior import adjust_predictions, em_prior, label_shift_weights
     from dlrecipes.shift.properties import PROPERTIES, image_properties
     from dlrecipes.shift.report import Culprit, ShiftReport, compare
     from dlrecipes.shift.two_sample import FeatureShift, TwoSampleResult
     from dlrecipes.shift.two_sample_classifier import c2st
 
 __all__ = [
+    "CORRUPTIONS",
     "PCA",
     "PROPERTIES",
     "Culprit",
+    "DensityRatio",
     "FeatureShift",
     "FeatureTap",
     "Harm",
@@ -30,26 +35,36 @@ __all__ = [
     "ShiftFeatures",
     "ShiftReport",
     "TwoSampleResult",
+    "adjust_predictions",
     "bbse",
     "bbse_test",
     "c2st",
     "chi2_test",
     "collect",
     "compare",
+    "corrupt",
+    "em_prior",
     "energy_test",
     "estimate_harm",
     "fit_temperature",
     "image_properties",
+    "importance_weights",
+    "kliep",
     "ks_test",
+    "label_shift_weights",
+    "logistic_ratio",
     "mmd_test",
     "mmd_witness",
     "penultimate",
     "shift_test",
+    "ulsif",
 ]
 
 # torch, scipy and scikit-learn take seconds to import, so a part is imported when it is first asked for.
 _MODULES = {
+    "CORRUPTIONS": "corruptions",
     "Culprit": "report",
+    "DensityRatio": "density_ratio",
     "FeatureShift": "two_sample",
     "FeatureTap": "features",
     "Harm": "harm",
@@ -59,21 +74,29 @@ _MODULES = {
     "ShiftFeatures": "features",
     "ShiftReport": "report",
     "TwoSampleResult": "two_sample",
+    "adjust_predictions": "prior",
     "bbse": "label_shift",
     "bbse_test": "label_shift",
     "c2st": "two_sample_classifier",
     "chi2_test": "chi2",
     "collect": "features",
     "compare": "report",
+    "corrupt": "corruptions",
+    "em_prior": "prior",
     "energy_test": "energy",
     "estimate_harm": "harm",
     "fit_temperature": "harm",
     "image_properties": "properties",
+    "importance_weights": "density_ratio",
+    "kliep": "density_ratio",
     "ks_test": "ks",
+    "label_shift_weights": "prior",
+    "logistic_ratio": "density_ratio",
     "mmd_test": "mmd",
     "mmd_witness": "mmd",
     "penultimate": "features",
     "shift_test": "combined",
+    "ulsif": "density_ratio",
 }
 
 
