@@ -46,8 +46,12 @@ class LabelShift:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LabelShift:
         """What ``to_dict`` gave."""
-        shares: list[Any] = [np.asarray(values[key]) for key in ("weights", "shares", "reference_shares")]
-        return cls(*shares, condition=values["condition"])
+        return cls(
+            np.asarray(values["weights"]),
+            np.asarray(values["shares"]),
+            np.asarray(values["reference_shares"]),
+            values["condition"],
+        )
 
 
 def bbse(reference_labels: ArrayLike | Tensor, reference_outputs: Any, new_outputs: Any) -> LabelShift:
