@@ -24,7 +24,7 @@ def test_temperature_is_found(temperature: float) -> None:
 
 
 def test_more_hard_samples_lower_both_estimates_to_the_accuracy() -> None:
-    easy, hard = calibrated(40_000, 9.0, 0, 0.5), calibrated(40_000, 0.7, 1, 0.5)  # shown twice as sure as they are
+    easy, hard = calibrated(40_000, 60.0, 0, 0.5), calibrated(40_000, 0.7, 1, 0.5)  # shown twice as sure as they are
 
     def mixture(start: int, easy_ones: int) -> tuple[NDArray, ...]:
         rows = slice(start, start + easy_ones), slice(start, start + 10_000 - easy_ones)
