@@ -10,6 +10,7 @@ from torchmetrics import MetricCollection
 
 from dlrecipes.contracts import DataInfo, ImageBatch
 from dlrecipes.errors import UserError
+from dlrecipes.nn import CosineLinear
 from dlrecipes.tasks.images import ImageTask
 from dlrecipes.tasks.metrics import classification_metrics, multilabel_metrics
 
@@ -72,6 +73,13 @@ class ClassificationTask(ImageTask):
             )
         super().bind(info)
 
+    def on_train_start(self) -> None:
+        """Also say if loss and last layer do not belong together."""
+        super().on_train_start()
+        advice = _advice(self.model, self.loss)
+        if advice is not None:
+            self._say(advice)
+
     def targets_for_loss(self, targets: Tensor) -> Tensor:
         """Labels as they are; 0 and 1 of several labels as float."""
         return targets.float() if targets.dim() == 2 else targets
@@ -96,3 +104,19 @@ class ClassificationTask(ImageTask):
         if batch["targets"].dim() == 1:
             accuracy = (outputs.argmax(1) == batch["targets"]).float().mean()
             self.log("train/accuracy", accuracy, on_step=False, on_epoch=True, batch_size=len(outputs))
+
+
+def _advice(model: nn.Module, loss: nn.Module | None) -> str | None:
+    """Cosines are for losses that scale them, and LDAM's margins are for cosines."""
+    from dlrecipes.losses import LDAMLoss
+
+    last = next((module for module in reversed(list(model.modules())) if isinstance(module, nn.Linear)), None)
+    name = type(loss).__name__
+    if isinstance(loss, LDAMLoss) and last is not None and not isinstance(last, CosineLinear):
+        return f"advice: the margins of {name} are made for cosines: add --model.model.head cosine"
+    if isinstance(last, CosineLinear) and last.scale == 1 and not hasattr(loss, "scale"):
+        return (
+            f"advice: the last layer gives cosines within −1 and 1, from which {name} cannot learn much: take "
+            f"--loss dlrecipes.losses.LDAMLoss, or --model.model.head linear"
+        )
+    return None

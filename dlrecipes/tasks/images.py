@@ -10,12 +10,12 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from dlrecipes.contracts import DataInfo, ImageBatch, ImageOutput
 from dlrecipes.errors import UserError
-from dlrecipes.tasks.base import BaseTask
+from dlrecipes.tasks.feature_task import FeatureSpaceTask
 
 __all__ = ["ImageTask"]
 
 
-class ImageTask(BaseTask):
+class ImageTask(FeatureSpaceTask):
     """Base of classification and regression on ``ImageBatch``es. A task of your own overrides what it changes:
 
     ``configure_loss`` (the loss where none is given), ``configure_metrics``, ``outputs_for_loss``,
@@ -25,8 +25,24 @@ class ImageTask(BaseTask):
         model: float [B, 3, S, S] → [B, num_outputs]; told the number by ``bind(info)``, if it has that.
         loss: any ``nn.Module`` called as ``loss(outputs, targets)`` → scalar, with ``sample_weight=`` for batches that
             have weights. Default: ``configure_loss()``.
+        feature_part: between features and classifier in training, called as ``part(features [B, D], targets)`` →
+            features, or features and targets, of which any number may follow the batch's own: ``FeatureSMOTE``,
+            ``FeatureDistributionSmoothing``, or your own. Its ``end_epoch()``, if it has that, is called between
+            epochs. It sees the targets that the loss sees: standardised ones in regression, soft ones after mixing.
+        auxiliary_loss: of features and labels, in training, beside ``loss``, called as ``loss(embeddings, labels)``:
+            ``SupConLoss``, ``BalancedContrastiveLoss``, any of pytorch-metric-learning's. It sees one view of each
+            image, so that positives must be in the batch: draw classes equally often, and take large batches.
+        auxiliary_weight: what it is multiplied by.
+        auxiliary_miner: chooses pairs or triplets for it, as those of pytorch-metric-learning: called as
+            ``miner(embeddings, labels)``; what it returns is the loss's third argument.
+        projection: features → embeddings of the auxiliary loss; None: the features themselves.
+        projection_dim: instead of ``projection``: a small network with as many outputs is made and trained.
         init, optimizer, optimizer_args, lr, backbone_lr, weight_decay, decay_all, layer_decay, schedule, schedule_args,
-            min_lr_factor, warmup_steps, channels_last, compile_mode: as in ``BaseTask``.
+            min_lr_factor, warmup_steps, channels_last, compile_mode: as in ``BaseTask``. With a feature part or an
+            auxiliary loss, ``model.features`` is what is compiled; a model without that method is not.
+
+    Raises:
+        ValueError: a negative ``auxiliary_weight``, both projections, or one without a loss to project for.
     """
 
     val_metrics: MetricCollection
@@ -37,6 +53,12 @@ class ImageTask(BaseTask):
         model: nn.Module,
         loss: nn.Module | None = None,
         *,
+        feature_part: nn.Module | None = None,
+        auxiliary_loss: nn.Module | None = None,
+        auxiliary_weight: float = 1.0,
+        auxiliary_miner: nn.Module | None = None,
+        projection: nn.Module | None = None,
+        projection_dim: int | None = None,
         init: str | None = None,
         optimizer: str = "adamw",
         optimizer_args: dict[str, Any] | None = None,
@@ -70,6 +92,9 @@ class ImageTask(BaseTask):
             compile_mode=compile_mode,
         )
         self.loss = loss
+        self.keep_feature_parts(
+            feature_part, auxiliary_loss, auxiliary_weight, auxiliary_miner, projection, projection_dim
+        )
 
     # ---- hooks ----------------------------------------------------------------------------------------------------
 
@@ -101,14 +126,16 @@ class ImageTask(BaseTask):
         raise NotImplementedError
 
     def bind(self, info: DataInfo) -> None:
-        """Also make the loss and the metrics.
+        """Also make the loss, the projection and the metrics.
 
         Raises:
-            UserError: data for another kind of task.
+            UserError: data for another kind of task, a model without features where they are needed, or parts that are
+                made for features of another length.
         """
         if self.loss is None:
             self.loss = self.configure_loss(info)
         super().bind(info)
+        self.bind_features(info)
         self.val_metrics, self.test_metrics = self.configure_metrics(info), self.configure_metrics(info)
 
     # ---- steps ----------------------------------------------------------------------------------------------------
@@ -119,18 +146,22 @@ class ImageTask(BaseTask):
         return outputs
 
     def step(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
-        """Outputs and the loss to minimise."""
-        outputs = self(batch["images"])
-        self._check_outputs(outputs, batch["images"])
-        targets = self.targets_for_loss(batch["targets"])
-        loss = self._call_loss(self.outputs_for_loss(outputs), targets, batch.get("weights"))
+        """Outputs of the batch's images, and the loss to minimise."""
+        targets, weights = self.targets_for_loss(batch["targets"]), batch.get("weights")
+        extra: Tensor | None = None
+        if self.training and self.trains_on_features:
+            outputs, targets, weights, extra = self.through_features(self.normalise(batch["images"]), targets, weights)
+        else:
+            outputs = self(batch["images"])
+        self._check_outputs(outputs, targets)
+        loss = self._call_loss(self.outputs_for_loss(outputs), targets, weights)
         if not isinstance(loss, Tensor) or loss.dim():
             found = f"a loss of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise UserError(
                 f"{type(self.loss).__name__} gives {found} instead of one number: return their mean, or set "
                 f"its reduction to 'mean'"
             )
-        return outputs, loss
+        return outputs[: len(batch["images"])], loss if extra is None else loss + extra
 
     def _call_loss(self, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         if self.loss is None:
@@ -147,11 +178,11 @@ class ImageTask(BaseTask):
             )
         return loss
 
-    def _check_outputs(self, outputs: Tensor, images: Tensor) -> None:
+    def _check_outputs(self, outputs: Tensor, samples: Tensor) -> None:
         """One sentence instead of an index error on the device; shapes are known without waiting for it."""
         if self.info is None:
             return
-        wanted = (len(images), self.info.num_outputs)
+        wanted = (len(samples), self.info.num_outputs)
         if tuple(outputs.shape) != wanted:
             raise UserError(
                 f"{type(self.model).__name__} gives outputs of shape {tuple(outputs.shape)} where the data needs "
@@ -160,9 +191,10 @@ class ImageTask(BaseTask):
             )
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        """One step; logs ``train/loss``."""
+        """One step; logs ``train/loss``, without the auxiliary loss, so that it compares with ``val/loss``."""
         outputs, loss = self.step(batch)
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(outputs))
+        shown = self.log_auxiliary(loss.detach(), len(outputs))
+        self.log("train/loss", shown, on_step=True, on_epoch=True, batch_size=len(outputs))
         self.log_training(outputs.detach(), batch)
         return {"loss": loss}
 

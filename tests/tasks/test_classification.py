@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from toy_images import CLASSES, INFO, Net, ToyData, batch, fit, make_trainer
 
 from dlrecipes.errors import UserError
+from dlrecipes.losses import LDAMLoss
+from dlrecipes.models import CifarResNet
 from dlrecipes.tasks import ClassificationTask
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
@@ -216,3 +219,20 @@ class Terms(nn.Module):
 def test_a_loss_of_named_terms_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"Terms gives a dict instead of one number: return their mean"):
         bound(Terms()).step(batch())
+
+
+@pytest.mark.parametrize(
+    ("head", "loss", "advice"),
+    [
+        ("linear", LDAMLoss(), "the margins of LDAMLoss are made for cosines: add --model.model.head cosine"),
+        ("cosine", nn.CrossEntropyLoss(), "cosines within −1 and 1, from which CrossEntropyLoss cannot learn much"),
+        ("cosine", LDAMLoss(), None),
+        ("linear", nn.CrossEntropyLoss(), None),
+    ],
+)
+def test_a_loss_and_a_last_layer_that_do_not_belong_together(
+    head: Any, loss: nn.Module, advice: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(ClassificationTask(CifarResNet(8, head=head), loss), tmp_path, ToyData(train=6, val=2))
+    said = capsys.readouterr().out
+    assert advice in said if advice else "advice" not in said

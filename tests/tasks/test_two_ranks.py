@@ -4,22 +4,26 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from toy_images import ToyData, make_trainer
+from torch import nn
+from toy_images import INFO, ToyData, fit, make_trainer
 
 from dlrecipes.callbacks import ExactEvaluation
+from dlrecipes.imbalance import FeatureDistributionSmoothing
 from dlrecipes.tasks import ClassificationTask, RegressionTask
 
 SCRIPT = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, {tests!r})
 from torch import nn
-from test_two_ranks import KINDS, evaluate, make_task
+from test_two_ranks import KINDS, evaluate, make_task, smooth
 from toy_images import ToyData, fit
 
 folder = Path(sys.argv[1])
@@ -28,6 +32,7 @@ for kind in KINDS:
 task = make_task("classification")
 trainer = fit(task, folder, ToyData(train=14, val=7, batch_size=2), devices=2, strategy="ddp")
 (folder / f"fit_{{trainer.global_rank}}.txt").write_text(str(task.model.head.weight.tolist()))
+smooth(folder, devices=2)
 """
 KINDS = {
     "classification": (ClassificationTask, torch.nn.CrossEntropyLoss),
@@ -51,6 +56,40 @@ def evaluate(task, folder: Path, kind: str, devices: int) -> None:  # type: igno
         task, datamodule=ToyData(kind, val=17, batch_size=2 if devices > 1 else 17), verbose=False
     )
     (folder / f"{kind}_{devices}_{trainer.global_rank}.json").write_text(json.dumps(metrics))
+
+
+class OneNumber(ToyData):
+    """The first of the two numbers."""
+
+    info_of_one = replace(
+        INFO["regression"], target_names=("year",), target_mean=(2000.0,), target_std=(10.0,), num_train=24
+    )
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__("regression", train=24, val=2, batch_size=batch_size)
+        self.info = self.info_of_one
+
+    def _collate(self, samples):  # type: ignore[no-untyped-def]
+        found = super()._collate(samples)
+        return found | {"targets": found["targets"][:, :1]}
+
+
+def smooth(folder: Path, devices: int) -> None:
+    """Two epochs of a network that stays as it is, whose features a part gathers."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+    part = FeatureDistributionSmoothing(4, bins=6, kernel_size=3)
+    task = RegressionTask(network, nn.HuberLoss(), feature_part=part, lr=0.0)
+    trainer = fit(
+        task,
+        folder,
+        OneNumber(batch_size=12 // devices),
+        epochs=2,
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+    )
+    found = [tensor.flatten().tolist() for tensor in (part.running_mean, part.running_var, part.count, part.total)]
+    (folder / f"smooth_{devices}_{trainer.global_rank}.json").write_text(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +121,15 @@ def test_two_ranks_measure_what_one_does(ranks: Path, kind: str, tmp_path: Path)
 def test_two_ranks_train_one_network(ranks: Path) -> None:
     first, second = ((ranks / f"fit_{rank}.txt").read_text() for rank in (0, 1))
     assert first == second
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_two_ranks_gather_the_features_that_one_does(ranks: Path, tmp_path: Path) -> None:
+    """Of all samples, though DDP copies the first rank's buffers to the others before each step."""
+    smooth(tmp_path, devices=1)
+    expected = json.loads((tmp_path / "smooth_1_0.json").read_text())
+    first, second = (json.loads((ranks / f"smooth_2_{rank}.json").read_text()) for rank in (0, 1))
+    assert sum(expected[2]) == 24  # of the second epoch; the first is taken over
+    for found, values in zip(first, expected, strict=True):
+        assert found == pytest.approx(values, rel=1e-4, abs=1e-5)
+    assert second == first
