@@ -50,7 +50,10 @@ MIXER = Recipe(
         "--pretrained": Option("--model.model.pretrained", "hub or false", "P"),
         "--image_size": Option("--data.image_size", "side of the square that the model sees, in pixels", "N"),
         "--augment": Option("--data.augment", "none, light, strong, or the import path of a transform", "NAME"),
-        "--mix": Option("--data.mix", "none, mixup, cutmix or both", "NAME"),
+        "--mix": Option("--data.mix", "none, mixup, cutmix, both or remix", "NAME"),
+        "--imbalance": Option(
+            "--imbalance", "auto (by the counts), none, logit_adjust, drw ...; list shows all", "NAME"
+        ),
         "--loss": Option("--model.loss", "dlrecipes.losses.FocalLoss, my_project.MyLoss ...", "PATH"),
     },
     examples=(

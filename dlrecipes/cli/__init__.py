@@ -9,11 +9,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from dlrecipes.cli.arguments import preset_names, read_arguments
 from dlrecipes.cli.help import short_help
 from dlrecipes.cli.presets import Choose, Requirement
+from dlrecipes.cli.remedies import remedy_table
 from dlrecipes.cli.switches import SWITCHES, Switch
 from dlrecipes.errors import DLRecipesError, NonFiniteError
 
@@ -117,6 +119,9 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
         )
         if arguments.help == "short":
             print(short_help(sys.argv[0], recipe, preset_names(recipe.preset)), end="")
+            return 0
+        if "--imbalance" in recipe.options and ("--imbalance", "list") in pairwise(arguments.typed):
+            print(remedy_table(), end="")
             return 0
         from dlrecipes.cli.training import run
 

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 
 from dlrecipes.cli.arguments import Arguments
+from dlrecipes.cli.imbalance import add_callback, is_for, remedy_words, say, settle_remedy, typed_remedy
 from dlrecipes.cli.parser import OptionError, RecipeCLI
 from dlrecipes.errors import UserError
 from dlrecipes.parts import import_object
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from dlrecipes.cli import Recipe
 
 __all__ = ["common_base", "read_options"]
+
+_DEFAULT_KIND = "classification"  # what a recipe's own task is for, where remedies are offered
 
 
 def read_options(recipe: Recipe, arguments: Arguments) -> RecipeCLI:
@@ -29,18 +32,27 @@ def read_options(recipe: Recipe, arguments: Arguments) -> RecipeCLI:
         arguments: options, read.
 
     Raises:
-        UserError: an option that does not exist, cannot take its value or is missing, or data that cannot be used.
+        UserError: an option that does not exist, cannot take its value or is missing, data that cannot be used, or a
+            remedy that is not for them.
     """
-    kind, cli = _parse_first(recipe, arguments)
+    asked = typed_remedy(arguments)
+    kind, remedy, cli = _parse_first(recipe, arguments, asked if asked != "auto" else "")
     _check_requirements(recipe, arguments, cli)
     _prepare_data(cli)
     info = getattr(cli.datamodule, "info", None)
     needed = info.task if info is not None and info.task in recipe.by_data else ""
-    if needed == kind:
-        return cli
-    other = _parse(recipe, arguments, needed)
-    other.datamodule = cli.datamodule  # it has read the data
-    return other
+    chosen = settle_remedy(cli, needed or _DEFAULT_KIND)
+    words, kept = remedy_words(
+        chosen.name, needed or _DEFAULT_KIND, recipe, arguments, getattr(cli.model, "model", None)
+    )
+    if needed != kind or (words != remedy and arguments.resume is None):
+        cli = _parse_again(cli, recipe, arguments, needed, words)
+    if chosen.name:
+        cli.config["imbalance"] = chosen.name  # a resumed run need not ask the counts again
+        add_callback(cli, chosen.name)
+        if arguments.resume is None:
+            say(chosen, kept, arguments.short)
+    return cli
 
 
 def common_base(recipe: Recipe) -> type[LightningModule]:
@@ -50,25 +62,28 @@ def common_base(recipe: Recipe) -> type[LightningModule]:
     return base
 
 
-def _parse_first(recipe: Recipe, arguments: Arguments) -> tuple[str, RecipeCLI]:
+def _parse_first(recipe: Recipe, arguments: Arguments, remedy: str) -> tuple[str, list[str], RecipeCLI]:
     """Nobody knows the kind of data yet: the default task, or, if it has no such option, the first that has."""
-    try:
-        return "", _parse(recipe, arguments, "")
-    except OptionError:
-        for kind in recipe.by_data:
-            try:
-                return kind, _parse(recipe, arguments, kind)
-            except OptionError:
-                continue
-        raise
+    kinds = [kind for kind in ("", *recipe.by_data) if not remedy or is_for(remedy, kind or _DEFAULT_KIND)]
+    first: OptionError | None = None
+    for kind in kinds:
+        words, _ = remedy_words(remedy, kind or _DEFAULT_KIND, recipe, arguments)
+        try:
+            return kind, words, _parse(recipe, arguments, kind, words)
+        except OptionError as error:
+            first = first or error
+    raise first or UserError(f"--imbalance {remedy} is for no kind of data that this recipe takes: leave it out.")
 
 
-def _parse(recipe: Recipe, arguments: Arguments, kind: str) -> RecipeCLI:
+def _parse(recipe: Recipe, arguments: Arguments, kind: str, remedy: Sequence[str]) -> RecipeCLI:
     """The options, where the default task and parts are those for this kind of data; ``""``: the recipe's."""
     argv = arguments.argv
-    if kind:
-        end = _end_of_presets(argv, recipe.preset.parent)
-        argv = (*argv[:end], *_exchanged(recipe, kind), *argv[end:])
+    end, late = _end_of_presets(argv, recipe.preset.parent), _end_of_configs(argv)
+    changed = _exchanged(recipe, kind) if kind else []
+    if typed_remedy(arguments):  # goes before a config of the user's, as all that is typed does
+        argv = (*argv[:end], *changed, *argv[end:late], *remedy, *argv[late:])
+    else:
+        argv = (*argv[:end], *changed, *remedy, *argv[end:])
     task, data = import_object(recipe.task), import_object(recipe.data)
     return RecipeCLI(
         task,
@@ -78,8 +93,27 @@ def _parse(recipe: Recipe, arguments: Arguments, kind: str) -> RecipeCLI:
         recipe.links,
         arguments.short,
         switches=recipe.switches,
+        imbalance="--imbalance" in recipe.options,
         needs_subclass_of=common_base(recipe),
     )
+
+
+def _parse_again(first: RecipeCLI, recipe: Recipe, arguments: Arguments, kind: str, remedy: Sequence[str]) -> RecipeCLI:
+    """With what the data wants; the data are not read again, even where they are to be drawn or mixed otherwise."""
+    try:
+        cli = _parse(recipe, arguments, kind, remedy)
+    except OptionError as error:
+        if not remedy:
+            raise
+        raise UserError(f"--imbalance cannot be had with these parts: {error}") from error
+    if cli.config["data"] == first.config["data"]:
+        cli.datamodule = first.datamodule
+        return cli
+    if callable(reuse := getattr(cli.datamodule, "reuse", None)):
+        reuse(first.datamodule)
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    return cli
 
 
 def _check_requirements(recipe: Recipe, arguments: Arguments, cli: RecipeCLI) -> None:
@@ -96,6 +130,10 @@ def _end_of_presets(argv: Sequence[str], folder: Path) -> int:
     """Where what the data needs goes: after presets, which are for the default task, and before what the user wrote."""
     places = [i for i, (name, value) in enumerate(pairwise(argv)) if _is_preset(name, value, folder)]
     return places[-1] + 2 if places else 0
+
+
+def _end_of_configs(argv: Sequence[str]) -> int:
+    return max((i + 2 for i, word in enumerate(argv) if word == "--config"), default=0)
 
 
 def _is_preset(name: str, value: str, folder: Path) -> bool:

@@ -39,6 +39,7 @@ class RecipeCLI(LightningCLI):
         links: option -> option that always has its value; where the target does not exist, nothing happens.
         aliases: short flags -> full names, for messages.
         switches: name of an option -> the callback that it adds.
+        imbalance: there is an option for rare labels.
         needs_subclass_of: what a task must be to be exchanged for ``task``; default ``task`` itself.
 
     Attributes:
@@ -60,10 +61,12 @@ class RecipeCLI(LightningCLI):
         aliases: Mapping[str, str] = ALIASES,
         *,
         switches: Mapping[str, Switch] | None = None,
+        imbalance: bool = False,
         needs_subclass_of: type[LightningModule] | None = None,
     ) -> None:
         self._argv = list(argv)
         self._switches = dict(switches or {})
+        self._imbalance = imbalance
         self._aliases = aliases
         self._links = dict(links or {})
         init_args = {name: {"class_path": path} for name, path in (parts or {}).items()}
@@ -125,6 +128,8 @@ class RecipeCLI(LightningCLI):
             "--checkpoint_every_n_minutes", type=float | None, default=None, help="Also save last.ckpt every X minutes."
         )
 
+        if self._imbalance:
+            parser.add_argument("--imbalance", type=str | None, default=None, help="Remedy for rare labels, or auto.")
         for name, switch in self._switches.items():
             parser.add_argument(f"--{name}", type=switch.type, default=switch.default, help=switch.help)
         for source, target in self._links.items():
