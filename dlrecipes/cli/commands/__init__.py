@@ -23,6 +23,7 @@ COMMANDS = {
     "check-data": "check_data",
     "predict": "predict",
     "export": "export",
+    "second-stage": "second_stage",
     "report": "report",
     "list": "list_parts",
 }
