@@ -27,6 +27,7 @@ class FeatureSMOTE(nn.Module):
 
     Pass the loss the returned features' logits and labels. In evaluation nothing is added. Random numbers are the
     device's own; nothing waits for the device, and shapes do not depend on the data.
+    Under DDP the queues are those of the first rank, which DDP copies to the others before each step.
 
     When to use it: a body that is trained already, or in the last part of training, when features have settled. When
     it hurts: early, as the queue is of features that have moved since; with class weights or a balanced sampler, which
