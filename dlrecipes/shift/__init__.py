@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from dlrecipes.shift.ks import ks_test
     from dlrecipes.shift.label_shift import LabelShift, bbse, bbse_test
     from dlrecipes.shift.mmd import mmd_test, mmd_witness
+    from dlrecipes.shift.online import OnlineMMD
+    from dlrecipes.shift.ood import OODScorer, conformal_p_values
     from dlrecipes.shift.prior import adjust_predictions, em_prior, label_shift_weights
     from dlrecipes.shift.properties import PROPERTIES, image_properties
     from dlrecipes.shift.report import Culprit, ShiftReport, compare
@@ -32,6 +34,8 @@ __all__ = [
     "FeatureTap",
     "Harm",
     "LabelShift",
+    "OODScorer",
+    "OnlineMMD",
     "ShiftFeatures",
     "ShiftReport",
     "TwoSampleResult",
@@ -42,6 +46,7 @@ __all__ = [
     "chi2_test",
     "collect",
     "compare",
+    "conformal_p_values",
     "corrupt",
     "em_prior",
     "energy_test",
@@ -69,6 +74,8 @@ _MODULES = {
     "FeatureTap": "features",
     "Harm": "harm",
     "LabelShift": "label_shift",
+    "OODScorer": "ood",
+    "OnlineMMD": "online",
     "PCA": "features",
     "PROPERTIES": "properties",
     "ShiftFeatures": "features",
@@ -81,6 +88,7 @@ _MODULES = {
     "chi2_test": "chi2",
     "collect": "features",
     "compare": "report",
+    "conformal_p_values": "ood",
     "corrupt": "corruptions",
     "em_prior": "prior",
     "energy_test": "energy",
