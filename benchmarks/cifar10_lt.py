@@ -36,8 +36,8 @@ from cifar10_lt_rows import EPOCHS, ROWS
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run_one(name: str, seed: int, options: argparse.Namespace) -> str:
-    """One run in a process of the pool, its line written as soon as it has ended."""
+def run_one(name: str, seed: int, options: argparse.Namespace) -> tuple[bool, str]:
+    """One run in a process of the pool, its line written as soon as it has ended; whether it did, and a sentence."""
     from cifar10_lt_train import train_row
 
     started = time.perf_counter()
@@ -45,12 +45,12 @@ def run_one(name: str, seed: int, options: argparse.Namespace) -> str:
     try:
         found = train_row(name, seed, options)
     except Exception:  # the other rows shall run
-        return f"{name} seed {seed} failed:\n{traceback.format_exc()}"
+        return False, f"{name} seed {seed} failed:\n{traceback.format_exc()}"
     row = {"row": name, "seed": seed, **setting_of(options), **found}
     row |= {"minutes": round((time.perf_counter() - started) / 60, 2), **about(options)}
     append_row(options.results, row)
     figures = f"accuracy {row['accuracy']:.4f}, balanced NLL {row['balanced_nll']:.3f}"
-    return f"{name} seed {seed}: {figures}, {row['minutes']} min"
+    return True, f"{name} seed {seed}: {figures}, {row['minutes']} min"
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
@@ -68,8 +68,12 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run_all(options: argparse.Namespace) -> None:
-    """What is not in the results yet, seed by seed, so that a call that is cut short leaves whole tables."""
+def run_all(options: argparse.Namespace) -> int:
+    """What is not in the results yet, seed by seed, so that a call that is cut short leaves whole tables.
+
+    Returns:
+        How many runs failed.
+    """
     setting = setting_of(options)
     done = {
         (row["row"], row["seed"])
@@ -78,7 +82,8 @@ def run_all(options: argparse.Namespace) -> None:
     }
     waiting = [(name, seed) for seed in options.seeds for name in options.rows if (name, seed) not in done]
     print(f"{len(waiting)} run(s) to do, {len(done)} done", flush=True)
-    running: dict[Future[str], tuple[str, int]] = {}
+    running: dict[Future[tuple[bool, str]], tuple[str, int]] = {}
+    failed = 0
     spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     with ProcessPoolExecutor(options.parallel, mp_context=spawn) as pool:
         while waiting or running:
@@ -88,8 +93,11 @@ def run_all(options: argparse.Namespace) -> None:
                     running[pool.submit(run_one, name, seed, options)] = (name, seed)
                     waiting.remove((name, seed))
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                print(future.result(), flush=True)
+                ended, sentence = future.result()
+                failed += not ended
+                print(sentence, flush=True)
                 del running[future]
+    return failed
 
 
 def parse() -> argparse.Namespace:
@@ -119,16 +127,16 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def main() -> None:
+def main() -> int:
     options = parse()
-    if not (options.table or options.picture):
-        run_all(options)
+    failed = 0 if options.table or options.picture else run_all(options)
     rows = read_rows(options.results)
     if options.picture:
         print(draw_rows(rows, setting_of(options), ROOT / "docs" / "pictures" / "cifar10_lt.png"))
     else:
         print_tables(rows)
+    return int(failed > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
