@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table
 
@@ -239,6 +240,8 @@ def _draw(found: OptimizerComparison) -> None:
         mean = [fmean(curve[epoch] for curve in curves) for epoch in range(epochs)]
         right.plot(range(1, epochs + 1), mean, marker=".", color=color, label=f"{name}, lr {lr:.2g}")
     left.set_xscale("log")
+    left.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # no formulas in our pictures
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel="learning rate", ylabel=found.monitor, title=f"best {found.monitor} of each run")
     right.set(xlabel="validation", title="each at its best learning rate")
     for axes in (left, right):
