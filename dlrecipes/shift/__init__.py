@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dlrecipes.shift.adapt import Tent, adapt_bn, mean_entropy
     from dlrecipes.shift.chi2 import chi2_test
     from dlrecipes.shift.combined import shift_test
     from dlrecipes.shift.corruptions import CORRUPTIONS, corrupt
@@ -38,7 +39,9 @@ __all__ = [
     "OnlineMMD",
     "ShiftFeatures",
     "ShiftReport",
+    "Tent",
     "TwoSampleResult",
+    "adapt_bn",
     "adjust_predictions",
     "bbse",
     "bbse_test",
@@ -58,6 +61,7 @@ __all__ = [
     "ks_test",
     "label_shift_weights",
     "logistic_ratio",
+    "mean_entropy",
     "mmd_test",
     "mmd_witness",
     "penultimate",
@@ -80,7 +84,9 @@ _MODULES = {
     "PROPERTIES": "properties",
     "ShiftFeatures": "features",
     "ShiftReport": "report",
+    "Tent": "adapt",
     "TwoSampleResult": "two_sample",
+    "adapt_bn": "adapt",
     "adjust_predictions": "prior",
     "bbse": "label_shift",
     "bbse_test": "label_shift",
@@ -100,6 +106,7 @@ _MODULES = {
     "ks_test": "ks",
     "label_shift_weights": "prior",
     "logistic_ratio": "density_ratio",
+    "mean_entropy": "adapt",
     "mmd_test": "mmd",
     "mmd_witness": "mmd",
     "penultimate": "features",
