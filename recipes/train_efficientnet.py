@@ -4,6 +4,7 @@ python recipes/train_efficientnet.py                                   # embedde
 python recipes/train_efficientnet.py --data photos                     # a folder a class, CSV, Parquet; found by itself
 python recipes/train_efficientnet.py --data photos --pretrained package --variant lite0      # ImageNet weights from pip
 python recipes/train_efficientnet.py --data table.csv                  # a column of numbers is regression
+python recipes/train_efficientnet.py --data photos --imbalance auto    # a remedy for rare classes; list shows all
 python recipes/train_efficientnet.py --data torchvision:CIFAR10 --config efficientnet_cifar
 torchrun --nproc-per-node 8 recipes/train_efficientnet.py --data photos --devices 8
 python recipes/train_efficientnet.py --resume runs/efficientnet-001    # goes on exactly where it stopped
