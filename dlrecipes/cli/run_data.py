@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentError
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from lightning.pytorch import LightningDataModule
 
 from dlrecipes.cli.environment import import_from_here
 from dlrecipes.contracts import DataInfo
+from dlrecipes.data import ClassificationData
 from dlrecipes.errors import DLRecipesError, UserError
 from dlrecipes.parts import constructor_parameters, import_object
 
-__all__ = ["run_config", "run_data"]
+__all__ = ["run_config", "run_data", "training_images"]
 
 # What training does to the images and labels of a batch, which a look at the trained network must not see.
 _PLAIN = {"mix": "none", "sampler": None, "sampler_start": 0}
@@ -74,6 +76,20 @@ def run_data(config: dict[str, Any], info: DataInfo, *, path: str | None = None)
             f"{_listed(info.classes)}: a last layer can be exchanged for the same classes only"
         )
     return datamodule
+
+
+def training_images(config: dict[str, Any], info: DataInfo, *, path: str | None = None) -> Iterable[Any] | None:
+    """The training images as evaluation sees them, each once and in order; None: the datamodule cannot give them so.
+
+    Arguments: see `run_data`.
+    """
+    datamodule = run_data(config, info, path=path)
+    if not isinstance(datamodule, ClassificationData):
+        return None
+    datamodule.prepare()
+    datamodule.val_split = datamodule.train_split  # from now on, what is "validated" are the training images
+    datamodule.setup("validate")
+    return datamodule.val_dataloader()
 
 
 def _instantiate(class_path: str, init_args: dict[str, Any]) -> LightningDataModule:

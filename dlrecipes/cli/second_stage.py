@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import rich.box
 import torch
 import yaml
 from lightning.pytorch import LightningDataModule, Trainer
@@ -16,10 +17,9 @@ from rich.table import Table
 
 from dlrecipes.checkpoint_io import load_checkpoint_file, save_checkpoint_file, save_safetensors
 from dlrecipes.cli.predict import find_checkpoint, load_task
-from dlrecipes.cli.run_data import run_config, run_data
+from dlrecipes.cli.run_data import run_config, run_data, training_images
 from dlrecipes.cli.summary import describe_model
 from dlrecipes.contracts import DataInfo
-from dlrecipes.data import ClassificationData
 from dlrecipes.imbalance import double_balance
 from dlrecipes.runs import ImageCurves, MetricsCSV, RunFolder, final_block, write_model_card
 from dlrecipes.runs.metric_names import format_value
@@ -32,14 +32,14 @@ __all__ = ["COLUMNS", "comparison_table", "second_stage_of_run"]
 COLUMNS = {
     "accuracy": "top-1",
     "balanced_accuracy": "balanced",
-    "f1": "macro-F1",
+    "f1": "F1",
     "accuracy_many": "many",
     "accuracy_medium": "medium",
     "accuracy_few": "few",
     "ece": "ECE",
-    "balanced_nll": "balanced NLL",
+    "balanced_nll": "bal. NLL",
 }
-"""Metric -> its column."""
+"""Metric -> its column, of a table that fits 80 characters; F1 is the mean over classes."""
 
 # Beside these a checkpoint holds optimizer, callbacks and loops of a training that this run did not have.
 _KEPT = ("epoch", "global_step", "pytorch-lightning_version", "state_dict", "dlrecipes")
@@ -83,39 +83,30 @@ def second_stage_of_run(
         config["data"]["init_args"]["path"] = str(Path(data).expanduser().absolute()) if Path(data).exists() else data
     for note in _notes(task, config, method):
         print(note, flush=True)
-    features = read_features(task, datamodule, train_loader=_plain_training_images(config, info, data), augment=augment)
+    features = read_features(task, datamodule, train_loader=training_images(config, info, path=data), augment=augment)
     found = second_stage(task, features, method, epochs=epochs, tau=tau, choose_by=choose_by, seed=seed)
     found.apply(task)
     folder = RunFolder.create(output if output is not None else home.parent, f"{home.name}-{method}")
     _write(folder, checkpoint, task, config, found, seed)
     test = _measure(folder, task, datamodule, found)
-    _report(folder, task, datamodule, found, test, f"second-stage {shlex.quote(str(run))} --method {method}")
+    command = f"second-stage {shlex.quote(str(run))} --method {method}"
+    _report(folder, task, datamodule, found, test, command, str(config["model"]["class_path"]))
     return folder
 
 
 def comparison_table(found: SecondStage) -> Table:
     """Before and after on each split."""
-    table = Table(title=f"{found.method}: {_settings(found)}", title_justify="left")
-    table.add_column("")
+    title = f"{found.method}: {_settings(found)}"
+    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
     rows = list(_rows(found))
     shown = [name for name in COLUMNS if any(name in values for _, _, values in rows)]
     for name in shown:
-        table.add_column(COLUMNS[name], justify="right")
+        table.add_column(COLUMNS[name], justify="right", no_wrap=True)
     for split, when, values in rows:
         cells = (format_value(values[name]) if name in values else "" for name in shown)
         table.add_row(f"{split}, {when}", *cells, end_section=when == "after")
     return table
-
-
-def _plain_training_images(config: dict[str, Any], info: DataInfo, data: str | None) -> Iterable[Any] | None:
-    """The training images as evaluation sees them, all of them; None: the datamodule cannot give them so."""
-    datamodule = run_data(config, info, path=data)
-    if not isinstance(datamodule, ClassificationData):
-        return None
-    datamodule.prepare()
-    datamodule.val_split = datamodule.train_split  # from now on, what is "validated" are the training images
-    datamodule.setup("validate")
-    return datamodule.val_dataloader()
 
 
 def _with_counts(info: DataInfo, datamodule: LightningDataModule) -> DataInfo:
@@ -190,6 +181,7 @@ def _report(
     found: SecondStage,
     test: Mapping[str, float],
     command: str,
+    task_path: str,
 ) -> None:
     info: DataInfo = task.info
     write_model_card(
@@ -199,11 +191,16 @@ def _report(
         data=str(getattr(datamodule, "path", None) or f"the embedded data of {type(datamodule).__name__}"),
         metrics=test or {f"val/{name}": value for name, value in found.after["val"].items()},
         recipe=f"dlrecipes {command}",
-        task_path=f"{type(task).__module__}.{type(task).__qualname__}",
+        task_path=task_path,
     )
     with folder.model_card.open("a", encoding="utf-8") as file:
         file.write("\n".join(["", *_card_lines(found), ""]))
     console = Console(highlight=False, soft_wrap=True)
+    if found.trials:
+        console.print(_trials_table(found))
+    console.print(comparison_table(found))
+    if "test" not in found.after:
+        console.print("There is no test split, and the validation split has chosen: its numbers are too good.")
     final_block(
         folder,
         info,
@@ -213,15 +210,11 @@ def _report(
         headline=task.headline,
         console=console,
     )
-    if found.trials:
-        console.print(_trials_table(found))
-    console.print(comparison_table(found))
-    if "test" not in found.after:
-        console.print("There is no test split, and the validation split has chosen: its numbers are too good.")
 
 
 def _trials_table(found: SecondStage) -> Table:
-    table = Table(title="strengths that were tried on the validation split", title_justify="left")
+    title = "strengths that were tried on the validation split"
+    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
     for name in ("τ", "balanced accuracy", "balanced NLL", ""):
         table.add_column(name, justify="right")
     for trial in found.trials:
@@ -237,7 +230,10 @@ def _rows(found: SecondStage) -> Iterable[tuple[str, str, Mapping[str, float]]]:
 
 
 def _settings(found: SecondStage) -> str:
-    words = [f"{name} {value:g}" for name, value in found.settings.items()]
+    words = [
+        f"{name} {('yes' if value else 'no') if isinstance(value, bool) else format(value, 'g')}"
+        for name, value in found.settings.items()
+    ]
     chosen = "tau" if found.trials else "temperature" if "temperature" in found.settings else ""
     return ", ".join(words) + (f" ({chosen} chosen on the validation split)" if chosen else "")
 

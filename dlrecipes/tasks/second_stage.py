@@ -141,7 +141,7 @@ def second_stage(
             layer = learn(linear, source, train.labels, epochs=epochs, seed=seed)
         except ValueError as error:
             raise UserError(str(error)) from error
-        settings = {"epochs": epochs, "seed": seed, "augmented": float(features.of_epoch is not None)}
+        settings = {"epochs": epochs, "seed": seed, "augmented": features.of_epoch is not None}
     elif method == "ncm":
         layer, settings["temperature"] = _nearest_mean(linear, train, score)
     else:
