@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dlrecipes.callbacks.deferred import DeferredReweighting
     from dlrecipes.callbacks.exact_evaluation import ExactEvaluation
     from dlrecipes.callbacks.exact_resume import ExactResume
+    from dlrecipes.callbacks.fit_doctor import FitDoctor
     from dlrecipes.callbacks.graceful_stop import GracefulStop, StopRequested
     from dlrecipes.callbacks.last_validation import LastValidation
     from dlrecipes.callbacks.loss_early_stopping import LossEarlyStopping
@@ -26,6 +27,7 @@ __all__ = [
     "DeferredReweighting",
     "ExactEvaluation",
     "ExactResume",
+    "FitDoctor",
     "GracefulStop",
     "LastValidation",
     "LossEarlyStopping",
@@ -42,6 +44,7 @@ _MODULES = {
     "DeferredReweighting": "deferred",
     "ExactEvaluation": "exact_evaluation",
     "ExactResume": "exact_resume",
+    "FitDoctor": "fit_doctor",
     "GracefulStop": "graceful_stop",
     "LastValidation": "last_validation",
     "LossEarlyStopping": "loss_early_stopping",

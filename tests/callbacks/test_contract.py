@@ -18,6 +18,7 @@ from dlrecipes.callbacks import (
     ConstantPredictions,
     ExactEvaluation,
     ExactResume,
+    FitDoctor,
     GracefulStop,
     LastValidation,
     LossEarlyStopping,
@@ -36,6 +37,7 @@ CALLBACKS: dict[str, Callable[[Path], pl.Callback]] = {
     "NonFiniteStop": lambda folder: NonFiniteStop(),
     "ProximalL1": lambda folder: ProximalL1(0.0),
     "LossEarlyStopping": lambda folder: LossEarlyStopping(),
+    "FitDoctor": lambda folder: FitDoctor(),
     "TimeBudget": lambda folder: TimeBudget(minutes=5),
 }
 

@@ -25,6 +25,10 @@ COMMANDS = {
     "export": "export",
     "second-stage": "second_stage",
     "report": "report",
+    "doctor": "doctor",
+    "expand-test": "expand_test",
+    "fit-ood": "fit_ood",
+    "reweight": "reweight",
     "list": "list_parts",
 }
 """Name of a command -> its module in this package."""

@@ -1,0 +1,373 @@
+"""FitDoctor on trainings that were made ill, and on healthy ones: a confusion table.
+
+Small real trainings through Lightning (8 x 8 digits, breast cancer, diabetes of scikit-learn; MLPs and CNNs). The
+rules' thresholds were set on the settings ``tuned`` with seeds 0 and 1; the table is of ``held_out``: other networks,
+optimizers, rates, noise and sizes, with other seeds, written before they were first run and not changed since.
+
+    python benchmarks/fit_doctor.py                                  # table of the held-out settings, 6 CPU minutes
+    python benchmarks/fit_doctor.py --settings tuned --seeds 0 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dlrecipes.callbacks import FitDoctor
+from dlrecipes.tasks.metrics import CalibrationError
+from dlrecipes.trainer import quiet_lightning
+
+HEALTHY = "healthy"
+TITLES = {
+    "diverged": "diverged",
+    "lr_too_high": "learning rate too high",
+    "lr_too_low": "learning rate too low",
+    "noisy": "noisy",
+    "label_noise": "label noise suspected",
+    "over_fitting": "over-fitting",
+    "over_confident": "over-confident",
+    "unfinished": "unfinished",
+    "under_fitting": "under-fitting",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One training, and what is wrong with it.
+
+    Attributes:
+        illness: key of ``TITLES``, or ``"healthy"``.
+        data: ``"digits"``, ``"cancer"`` or ``"diabetes"`` (regression).
+        train, val: images, at most 70 % of the data and what is left.
+        pixels: standard deviation of noise that belongs to an image for good; pixels are in 0..1.
+        labels, val_labels: share of labels replaced by random ones.
+        cnn, width, depth, norm, dropout: the network; an MLP unless ``cnn``.
+        sgd, lr, decay, schedule: AdamW unless ``sgd`` (momentum 0.9); constant, cosine, warm (five epochs, then cosine)
+            or step.
+        augment: standard deviation of fresh noise, with shifts by a pixel; mixup: its alpha; smoothing: of labels.
+    """
+
+    illness: str
+    data: str = "digits"
+    train: int = 1000
+    val: int = 500
+    pixels: float = 0.0
+    labels: float = 0.0
+    val_labels: float = 0.0
+    cnn: bool = False
+    width: int = 64
+    depth: int = 2
+    norm: bool = False
+    dropout: float = 0.0
+    sgd: bool = False
+    lr: float = 1e-3
+    decay: float = 0.01
+    schedule: str = "constant"
+    batch: int = 64
+    epochs: int = 40
+    augment: float = 0.0
+    mixup: float = 0.0
+    smoothing: float = 0.0
+
+
+def tuned() -> list[Setting]:
+    """On which the thresholds were set."""
+    S, long, few = Setting, {"decay": 0.0, "epochs": 100}, {"decay": 0.0, "pixels": 0.3}
+    return [
+        S(illness=HEALTHY, schedule="cosine", epochs=30),
+        S(illness=HEALTHY, epochs=30),
+        S(illness=HEALTHY, width=128, schedule="warm"),
+        S(illness=HEALTHY, sgd=True, lr=0.05, decay=1e-4, schedule="cosine"),
+        S(illness=HEALTHY, sgd=True, lr=0.05, decay=5e-4, schedule="step"),
+        S(illness=HEALTHY, cnn=True, width=16, norm=True, lr=3e-3, schedule="cosine", epochs=20),
+        S(illness=HEALTHY, augment=0.1, schedule="cosine", epochs=50, width=128),
+        S(illness=HEALTHY, augment=0.3, schedule="cosine", epochs=60, width=128, lr=3e-3),
+        S(illness=HEALTHY, mixup=0.2, schedule="cosine", width=128),
+        S(illness=HEALTHY, smoothing=0.1, dropout=0.2, schedule="cosine", width=128),
+        S(illness=HEALTHY, data="cancer", width=32, schedule="cosine", decay=0.1, epochs=30),
+        S(illness=HEALTHY, data="diabetes", width=16, depth=1, schedule="cosine", lr=3e-3, decay=0.3, batch=32),
+        S(illness="over_fitting", train=80, width=256, pixels=0.2, **long),
+        S(illness="over_fitting", train=100, width=512, depth=3, epochs=60, **few),
+        S(illness="over_fitting", data="diabetes", width=256, lr=3e-3, batch=32, **long),
+        S(illness="over_confident", width=256, pixels=0.2, **long),
+        S(illness="over_confident", train=900, width=256, pixels=0.25, lr=3e-3, **long),
+        S(illness="over_confident", data="cancer", width=128, lr=3e-3, **long),
+        S(illness="under_fitting", width=2, depth=1, epochs=80, lr=0.03, schedule="cosine"),
+        S(illness="under_fitting", decay=10.0, lr=0.03),
+        S(illness="under_fitting", width=32, dropout=0.8, lr=0.01, epochs=60, schedule="cosine"),
+        S(illness="noisy", batch=4, lr=0.01, norm=True, epochs=25, val=50, train=600),
+        S(illness="noisy", data="cancer", batch=2, lr=0.01, epochs=20, val=30, decay=0.1),
+        S(illness="unfinished", epochs=6, train=500),
+        S(illness="unfinished", epochs=6, train=500, schedule="cosine"),
+        S(illness="unfinished", cnn=True, width=16, epochs=6, train=800),
+        S(illness="lr_too_high", lr=0.3, epochs=30, schedule="cosine"),
+        S(illness="lr_too_high", sgd=True, lr=1.0, decay=0.0, epochs=30),
+        S(illness="lr_too_high", sgd=True, lr=3.0, norm=True, decay=0.0, epochs=30),
+        S(illness="lr_too_low", lr=1e-5),
+        S(illness="lr_too_low", sgd=True, lr=1e-4, schedule="cosine"),
+        S(illness="lr_too_low", cnn=True, width=16, lr=3e-5, epochs=20),
+        S(illness="label_noise", labels=0.3, width=256, decay=0.0, epochs=80),
+        S(illness="label_noise", labels=0.4, width=256, decay=0.0, epochs=80, schedule="cosine", lr=3e-3),
+        S(illness="label_noise", labels=0.3, val_labels=0.3, width=256, decay=0.0, epochs=80),
+        S(illness="diverged", sgd=True, lr=30.0, decay=0.0, epochs=15, depth=3),
+        S(illness="diverged", data="diabetes", depth=0, sgd=True, lr=1.0, decay=0.0, epochs=15),
+    ]
+
+
+def held_out() -> list[Setting]:
+    """Of the table: no setting, and no seed, is one of those above."""
+    S = Setting
+    return [
+        S(illness=HEALTHY, width=96, depth=1, lr=2e-3, schedule="cosine", epochs=35),
+        S(illness=HEALTHY, depth=3, sgd=True, lr=0.03, decay=1e-3, schedule="cosine", batch=32, epochs=25),
+        S(illness=HEALTHY, cnn=True, width=12, lr=5e-3, schedule="cosine", epochs=25),
+        S(illness=HEALTHY, cnn=True, width=12, norm=True, sgd=True, lr=0.1, decay=5e-4, schedule="warm", epochs=20),
+        S(illness=HEALTHY, norm=True, lr=3e-3, schedule="step", epochs=30),
+        S(illness=HEALTHY, augment=0.15, width=160, lr=2e-3, schedule="cosine", epochs=50),
+        S(illness=HEALTHY, mixup=0.3, width=96, lr=2e-3, schedule="cosine", epochs=45),
+        S(illness=HEALTHY, smoothing=0.1, augment=0.05, lr=2e-3, schedule="cosine", epochs=45),
+        S(illness=HEALTHY, data="cancer", width=16, depth=1, sgd=True, lr=0.02, schedule="cosine", batch=32),
+        S(illness=HEALTHY, pixels=0.1, decay=0.1, lr=2e-3, schedule="cosine"),
+        S(illness=HEALTHY, batch=128, lr=3e-3, schedule="warm", epochs=45),
+        S(illness=HEALTHY, dropout=0.3, width=128, lr=2e-3, schedule="cosine", epochs=50),
+        S(illness=HEALTHY, train=700, val=200, batch=32, epochs=30),
+        S(illness="over_fitting", cnn=True, train=70, pixels=0.3, lr=2e-3, decay=0.0, epochs=120, width=32),
+        S(
+            illness="over_fitting",
+            train=100,
+            pixels=0.4,
+            width=512,
+            depth=1,
+            sgd=True,
+            lr=0.05,
+            decay=0,
+            batch=20,
+            epochs=120,
+        ),
+        S(illness="over_confident", width=192, pixels=0.25, train=1100, sgd=True, lr=0.1, decay=0.0, epochs=100),
+        S(illness="over_confident", width=128, norm=True, pixels=0.22, lr=2e-3, decay=0.0, epochs=90),
+        S(illness="under_fitting", width=2, lr=0.01, schedule="cosine", epochs=60),
+        S(illness="under_fitting", width=24, dropout=0.85, lr=5e-3, schedule="cosine", epochs=50),
+        S(illness="noisy", batch=3, lr=8e-3, val=35, train=500, pixels=0.25, epochs=20),
+        S(illness="noisy", batch=4, lr=8e-3, val=40, train=500, norm=True, epochs=25),
+        S(illness="unfinished", width=48, sgd=True, lr=0.02, train=700, epochs=7),
+        S(illness="unfinished", cnn=True, width=12, lr=2e-3, schedule="cosine", train=600, epochs=6),
+        S(illness="lr_too_high", width=96, lr=0.25, schedule="cosine", epochs=30),
+        S(illness="lr_too_high", depth=3, sgd=True, lr=1.2, decay=0.0, epochs=25),
+        S(illness="lr_too_low", width=96, lr=8e-6, epochs=35),
+        S(illness="lr_too_low", cnn=True, width=16, sgd=True, lr=2e-4, schedule="cosine", epochs=25),
+        S(illness="label_noise", labels=0.35, width=320, lr=2e-3, decay=0.0, epochs=70),
+        S(illness="label_noise", labels=0.3, val_labels=0.3, width=200, sgd=True, lr=0.08, decay=0.0, epochs=90),
+        S(illness="diverged", sgd=True, lr=50.0, decay=0.0, epochs=15),
+        S(illness="diverged", data="diabetes", depth=0, sgd=True, lr=2.0, decay=0.0, batch=50, epochs=12),
+    ]
+
+
+def make_data(s: Setting, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], int]:
+    """Training and validation split, and the number of outputs."""
+    rng = np.random.default_rng((seed, 1))
+    x, y = {"digits": load_digits, "cancer": load_breast_cancer, "diabetes": load_diabetes}[s.data](return_X_y=True)
+    x = x / 16 if s.data == "digits" else (x - x.mean(0)) / x.std(0)
+    order = rng.permutation(len(x))
+    x, y = x[order] + s.pixels * rng.standard_normal(x.shape), y[order]
+    n = min(s.train, int(0.7 * len(x)))
+    parts = [(x[:n], y[:n].copy()), (x[n : n + s.val], y[n : n + s.val].copy())]
+    classes = 1 if s.data == "diabetes" else int(y.max()) + 1
+    for (_, target), share in zip(parts, (s.labels, s.val_labels), strict=True):
+        wrong = rng.random(len(target)) < share
+        target[wrong] = rng.integers(0, classes, int(wrong.sum()))
+    if classes == 1:
+        mean, std = parts[0][1].mean(), parts[0][1].std()
+        parts = [(inputs, (target - mean) / std) for inputs, target in parts]
+    kind = torch.float32 if classes == 1 else torch.int64
+    train, val = ((torch.tensor(a, dtype=torch.float32), torch.tensor(b, dtype=kind)) for a, b in parts)
+    return train, val, classes
+
+
+def make_network(s: Setting, inputs: int, outputs: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Unflatten(1, (1, 8, 8))] if s.cnn else []
+    width = 1 if s.cnn else inputs
+    for i in range(s.depth):
+        layers.append(nn.Conv2d(width, s.width, 3, padding=1) if s.cnn else nn.Linear(width, s.width))
+        if s.norm:
+            layers.append(nn.BatchNorm2d(s.width) if s.cnn else nn.BatchNorm1d(s.width))
+        layers.append(nn.ReLU())
+        if s.cnn and i == 0:
+            layers.append(nn.MaxPool2d(2))
+        if s.dropout:
+            layers.append(nn.Dropout(s.dropout))
+        width = s.width
+    if s.cnn:
+        layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(4 * width if s.cnn else width, outputs))
+
+
+class Batches:
+    """One epoch of shuffled batches; a rest of one is left out, as the datamodules do."""
+
+    def __init__(self, x: Tensor, y: Tensor, size: int, generator: torch.Generator | None) -> None:
+        self.x, self.y, self.size, self.generator = x, y, size, generator
+
+    def __len__(self) -> int:
+        return math.ceil((len(self.x) - 1) / self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        n = len(self.x)
+        order = torch.arange(n) if self.generator is None else torch.randperm(n, generator=self.generator)
+        for part in order.split(self.size)[: len(self)]:
+            yield self.x[part], self.y[part]
+
+
+class Module(pl.LightningModule):
+    """Logs what the project's tasks log, under the same names."""
+
+    def __init__(self, s: Setting, network: nn.Module, classes: int, steps: int) -> None:
+        super().__init__()
+        self.s, self.network, self.classes, self.steps = s, network, classes, steps
+        self.monitor, self.monitor_mode = ("val/accuracy" if classes > 1 else "val/r2"), "max"
+        self.ece = CalibrationError()
+
+    def loss(self, out: Tensor, y: Tensor) -> Tensor:
+        if self.classes == 1:
+            return F.mse_loss(out[:, 0], y)
+        return F.cross_entropy(out, y, label_smoothing=self.s.smoothing)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        if self.s.augment:
+            down, right = (int(v) for v in torch.randint(-1, 2, (2,)))
+            x = x.view(-1, 8, 8).roll((down, right), (1, 2)).flatten(1) + self.s.augment * torch.randn_like(x)
+        if self.s.mixup:
+            share = torch.distributions.Beta(self.s.mixup, self.s.mixup).sample((len(x), 1))
+            hot = F.one_hot(y, self.classes).float()
+            x, y = torch.lerp(x.roll(1, 0), x, share), torch.lerp(hot.roll(1, 0), hot, share)
+        out = self.network(x)
+        loss = self.loss(out, y)
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(x))
+        if y.dtype == torch.int64:
+            self.log(
+                "train/accuracy", (out.argmax(1) == y).float().mean(), on_epoch=True, on_step=False, batch_size=len(x)
+            )
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        out = self.network(x)
+        values: dict[str, Any] = {"val/loss": self.loss(out, y)}
+        if self.classes == 1:
+            values["val/r2"] = 1 - F.mse_loss(out[:, 0], y) / y.var(correction=0)
+        else:
+            self.ece.reset()
+            self.ece.update(out.softmax(1), y)
+            right = (out.argmax(1) == y).float().mean()
+            values |= {"val/accuracy": right, "val/nll": F.cross_entropy(out, y), "val/ece": self.ece.compute()}
+        self.log_dict(values, batch_size=len(x))
+
+    def configure_optimizers(self) -> Any:
+        s = self.s
+        optimizer = (
+            torch.optim.SGD(self.network.parameters(), s.lr, momentum=0.9, weight_decay=s.decay)
+            if s.sgd
+            else torch.optim.AdamW(self.network.parameters(), s.lr, weight_decay=s.decay)
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def factor(self, step: int) -> float:
+        warm = 5 * self.steps // self.s.epochs if self.s.schedule == "warm" else 0
+        if self.s.schedule == "constant":
+            return 1.0
+        if self.s.schedule == "step":
+            return 1.0 if step < 0.6 * self.steps else 0.1 if step < 0.85 * self.steps else 0.01
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, self.steps - warm))))
+
+
+def train(s: Setting, seed: int) -> FitDoctor:
+    """One training under the doctor's eyes."""
+    training, validation, classes = make_data(s, seed)
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    batches = Batches(*training, s.batch, generator)
+    module = Module(s, make_network(s, training[0].shape[1], classes), classes, len(batches) * s.epochs)
+    doctor = FitDoctor()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=s.epochs, callbacks=[doctor], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, batches, Batches(*validation, len(validation[0]), None))
+    return doctor
+
+
+def diagnosis(doctor: FitDoctor) -> str:
+    """Key of ``TITLES``, or ``"healthy"``."""
+    titles = {title: key for key, title in TITLES.items()}
+    return next((titles[v.title] for v in doctor.verdicts if v.title in titles), HEALTHY)
+
+
+def run(settings: Sequence[Setting], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """A row for each training; what was said within the run counts as an alarm, too."""
+    rows = []
+    for number, s in enumerate(settings):
+        for seed in seeds:
+            doctor = train(s, seed)
+            said = doctor.state_dict()["said"]
+            row = {"setting": number, "seed": seed, "made": s.illness, "found": diagnosis(doctor), "said": said}
+            rows.append({**row, "right": row["found"] == s.illness and (s.illness != HEALTHY or not said)})
+            print(json.dumps(row), file=sys.stderr, flush=True)
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: made in rows, found in columns."""
+    kinds = [*TITLES, HEALTHY]
+    counts = Counter((row["made"], row["found"]) for row in rows)
+    lines = ["| made | " + " | ".join(kinds) + " |", "| --- |" + " ---: |" * len(kinds)]
+    lines += [f"| {a} | " + " | ".join(str(counts[a, b] or "") for b in kinds) + " |" for a in kinds]
+    ill, well = ([row for row in rows if (row["made"] == HEALTHY) is healthy] for healthy in (False, True))
+    alarms = sum(not row["right"] for row in well)
+    right = sum(row["right"] for row in ill)
+    return "\n".join([*lines, "", f"ill: {right} of {len(ill)} right; healthy: {alarms} of {len(well)} false alarms"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", choices=("held_out", "tuned"), default="held_out")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    quiet_lightning()
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    torch.set_num_threads(1)
+    settings = {"held_out": held_out, "tuned": tuned}[options.settings]()
+    rows = run(settings, options.seeds)
+    print(table(rows))
+    if options.json is not None:
+        about = {
+            "command": " ".join(sys.argv), "date": datetime.now(UTC).date().isoformat(), "torch": torch.__version__,
+            "lightning": pl.__version__, "machine": platform.processor() or platform.machine(),
+        }  # fmt: skip
+        content = {"about": about, "settings": [asdict(s) for s in settings], "runs": rows}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
