@@ -4,6 +4,7 @@ python benchmarks/cifar10_lt.py --parallel 4                                   #
 python benchmarks/cifar10_lt.py --rows ce ce_drw logit_adjustment --epochs 20  # two CPU cores
 python benchmarks/cifar10_lt.py --table                                        # of all runs so far
 python benchmarks/cifar10_lt.py --picture                                      # docs/pictures/cifar10_lt.png
+python benchmarks/cifar10_lt.py --train-fraction 0.02 --epochs 5 --results /tmp/try.jsonl      # does every row run?
 
 ResNet-32 and the protocol of LDAM's authors (arXiv:1906.07413): 12,406 of the training images, class c of which has
 5000 · 100^(-c/9); batches of 128, SGD, 200 epochs, crop and mirror; with fewer --epochs the learning rate falls at the
@@ -20,6 +21,7 @@ import argparse
 import multiprocessing
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -74,6 +76,8 @@ def run_all(options: argparse.Namespace) -> int:
     Returns:
         How many runs failed.
     """
+    from cifar10_lt_train import checkpoint_path
+
     setting = setting_of(options)
     done = {
         (row["row"], row["seed"])
@@ -81,22 +85,36 @@ def run_all(options: argparse.Namespace) -> int:
         if all(row.get(name) == value for name, value in setting.items())
     }
     waiting = [(name, seed) for seed in options.seeds for name in options.rows if (name, seed) not in done]
+    bases = dict.fromkeys((base, seed) for name, seed in waiting if (base := ROWS[name].base) is not None)
+    again = [job for job in bases if job not in waiting and not checkpoint_path(*job, options).exists()]
+    waiting = [*again, *waiting]  # their figures are there, but their weights were on another machine
     print(f"{len(waiting)} run(s) to do, {len(done)} done", flush=True)
+    spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    threads = max(1, torch.get_num_threads() // options.parallel)
+    with ProcessPoolExecutor(options.parallel, spawn, torch.set_num_threads, (threads,)) as pool:
+        try:
+            return work_off(waiting, pool, options)
+        except BaseException:  # asked to stop: the runs under way shall not go on without anybody
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def work_off(waiting: list[tuple[str, int]], pool: ProcessPoolExecutor, options: argparse.Namespace) -> int:
+    """Hand the runs to the pool, those with a base after it; how many failed."""
     running: dict[Future[tuple[bool, str]], tuple[str, int]] = {}
     failed = 0
-    spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    with ProcessPoolExecutor(options.parallel, mp_context=spawn) as pool:
-        while waiting or running:
-            open_jobs = {*waiting, *running.values()}
-            for name, seed in [job for job in waiting if (ROWS[job[0]].base, job[1]) not in open_jobs]:
-                if len(running) < options.parallel:
-                    running[pool.submit(run_one, name, seed, options)] = (name, seed)
-                    waiting.remove((name, seed))
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                ended, sentence = future.result()
-                failed += not ended
-                print(sentence, flush=True)
-                del running[future]
+    while waiting or running:
+        open_jobs = {*waiting, *running.values()}
+        for name, seed in [job for job in waiting if (ROWS[job[0]].base, job[1]) not in open_jobs]:
+            if len(running) < options.parallel:
+                running[pool.submit(run_one, name, seed, options)] = (name, seed)
+                waiting.remove((name, seed))
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            ended, sentence = future.result()
+            failed += not ended
+            print(sentence, flush=True)
+            del running[future]
     return failed
 
 
@@ -129,6 +147,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # of a time limit: as an exception, which ends the pool
     failed = 0 if options.table or options.picture else run_all(options)
     rows = read_rows(options.results)
     if options.picture:

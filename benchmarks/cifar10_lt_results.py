@@ -80,7 +80,8 @@ def print_tables(rows: Sequence[Result]) -> None:
                 lines.append(["**with a teacher**", *[""] * (len(lines[0]) - 1)])
             for name, runs in named.items():
                 cells = [_mean_and_deviation(runs, column) for column in _COLUMNS]
-                line = [ROWS[name].title, str(runs[0]["epochs"]), str(len(runs)), *cells]
+                more = "+" if ROWS[name].stage else ""
+                line = [ROWS[name].title, f"{more}{runs[0]['epochs']}", str(len(runs)), *cells]
                 lines.append(line + [str(authors.get(name, ""))] * bool(authors))
         _print_markdown(lines)
 
@@ -95,10 +96,11 @@ def _about(group: Sequence[Result]) -> str:
         for name in ("machine", "torch", "precision", "side_by_side")
     )
     dates = sorted(row["date"] for row in group)
+    evaluations = " or ".join(map(str, sorted({len(row["curve"]) for row in group} - {0})))
     return (
         f"CIFAR-10-LT, imbalance {first['imbalance_factor']:g}, {first['protocol_epochs']} epochs{short}{part}; "
         f"{machines}, {sides} run(s) side by side; torch {versions}, {precisions}; {dates[0]} to {dates[-1]}.\n"
-        f"Best on test: of {min(len(row['curve']) for row in group)} or more evaluations of each run, not a result. "
+        f"Best on test: of {evaluations} evaluations of each run, not a result. "
         "Many, medium, few: mean recall of the classes with more than 1000, 200 to 1000 and fewer training images."
     )
 

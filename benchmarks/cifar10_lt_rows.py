@@ -24,6 +24,7 @@ from dlrecipes.losses import (
     SupConLoss,
     VSLoss,
 )
+from dlrecipes.tasks.second_stage import Method
 
 __all__ = ["EPOCHS", "PROTOCOL", "ROWS", "Row"]
 
@@ -67,8 +68,9 @@ class Row:
         augment: ``"light"``, which is the protocol's, or ``"strong"``.
         ema: decay of an average of the weights.
         longer: times the protocol's epochs.
-        base: row whose network of the same seed this one begins with; or learns from, if it is ``distilled``.
-        distilled: learns from another network, so that it is no peer of the others.
+        base: row whose network of the same seed this one begins with, or learns from.
+        stage: method of the second stage that the base's last layer goes through; nothing else is trained then.
+        distilled: learns from its base, so that it is no peer of the others.
     """
 
     title: str
@@ -82,6 +84,7 @@ class Row:
     ema: float | None = None
     longer: int = 1
     base: str | None = None
+    stage: Method | None = None
     distilled: bool = False
 
 
@@ -135,6 +138,15 @@ CONTRAST = {
         task={"projection_dim": PROJECTION, "auxiliary_weight": 0.3},
         parts=lambda: {"auxiliary_loss": BalancedContrastiveLoss(PROJECTION)},
     ),
+}
+# The test set must not choose: τ is what theory says, 1, and no temperature is fitted to it.
+STAGES = {
+    "post_hoc": Row(title="CE, then post-hoc logit adjustment, τ 1", base="ce", stage="logit-adjust"),
+    "tau_norm": Row(title="CE, then τ-normalisation, τ 1", base="ce", stage="tau"),
+    "ncm": Row(title="CE, then nearest class mean", base="ce", stage="ncm"),
+    "crt": Row(title="CE, then cRT", base="ce", stage="crt"),
+    "lws": Row(title="CE, then LWS", base="ce", stage="lws"),
+    "mixup_crt": Row(title="mixup, then cRT", base="mixup", stage="crt"),
 }
 LONG: Mapping[str, Any] = {"augment": "strong", "ema": 0.999, "longer": 2}
 LONG_TASK: Mapping[str, Any] = {
@@ -202,6 +214,7 @@ ROWS: dict[str, Row] = {
     **LOSSES,
     **SAMPLES,
     **CONTRAST,
+    **STAGES,
     **BEST,
     **TEACHERS,
 }

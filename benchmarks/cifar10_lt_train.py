@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -24,11 +25,14 @@ from dlrecipes.data.loader import ResumableDataLoader
 from dlrecipes.imbalance import long_tail_indices
 from dlrecipes.models import CifarResNet
 from dlrecipes.tasks import ClassificationTask, DistillationTask
+from dlrecipes.tasks.second_stage import second_stage
+from dlrecipes.tasks.stage_features import read_features
 from dlrecipes.trainer import TRAINER_DEFAULTS, quiet_lightning, uses_cuda
 
 __all__ = ["GROUPS", "Cifar10LT", "load_pixels", "train_row"]
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+STAGE_EPOCHS = 10  # of a second stage that trains, as Kang et al. and MiSLAS do
 SUBSET_SEED = 0  # every run trains on the same images
 # By training samples: more than 1000, 200 to 1000, fewer. ImageNet-LT's borders, 100 and 20, leave no few-shot class.
 GROUPS = {"many": (1000, float("inf")), "medium": (200, 1000), "few": (0, 200)}
@@ -128,6 +132,11 @@ class WholeEpochs:
         self.pixels, self.labels = self.pixels.to(device), self.labels.to(device)
         return self
 
+    def plain(self) -> Iterator[ImageBatch]:
+        """Each picture once, as it is."""
+        index = torch.arange(len(self.labels))
+        return self._cut(self.pixels, index, index, 0, 1000)
+
     def __len__(self) -> int:
         return self.batches
 
@@ -139,8 +148,10 @@ class WholeEpochs:
 
     def _batches(self, draw: Tensor, epoch: int) -> Iterator[ImageBatch]:
         index = draw % len(self.labels)
-        images = self.augment(self.pixels[index], draw, epoch)
-        columns = (column.split(self.batch_size) for column in (images, self.labels[index], index, draw))
+        return self._cut(self.augment(self.pixels[index], draw, epoch), index, draw, epoch, self.batch_size)
+
+    def _cut(self, images: Tensor, index: Tensor, draw: Tensor, epoch: int, size: int) -> Iterator[ImageBatch]:
+        columns = (column.split(size) for column in (images, self.labels[index], index, draw))
         for pictures, targets, positions, draws in zip(*columns, strict=True):
             yield {
                 "images": pictures,
@@ -219,6 +230,8 @@ def train_row(name: str, seed: int, options: argparse.Namespace) -> dict[str, An
     row = ROWS[name]
     quiet_lightning()
     L.seed_everything(seed, verbose=False)
+    if row.stage is not None:
+        return train_last_layer(row, seed, options)
     started = time.perf_counter()
     data = make_data(row, seed, options)
     task = make_task(row, seed, options)
@@ -244,6 +257,28 @@ def train_row(name: str, seed: int, options: argparse.Namespace) -> dict[str, An
         },
         "precision": str(trainer.precision),
         "curve": [[point["epoch"], point["accuracy"]] for point in curve.points],
+    }
+
+
+def train_last_layer(row: Row, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Put a row's network through its second stage; neither choice nor temperature comes from the test set."""
+    path = checkpoint_path(str(row.base), seed, options)
+    task = QuietTask.load_from_checkpoint(path).to("cuda" if uses_cuda(options.accelerator) else "cpu")
+    data = make_data(row, seed, options)
+    learnt = row.stage in ("crt", "lws")
+    started = time.perf_counter()
+    features = read_features(task, data, train_loader=data.epochs.plain(), augment=learnt)
+    features = replace(features, val=features.train, test=features.val)  # our ``val`` is the test set
+    chosen = {"tau": 1.0} if row.stage in ("tau", "logit-adjust") else {}
+    found = second_stage(task, features, row.stage, epochs=STAGE_EPOCHS, seed=seed, **chosen)
+    figures = summary([found.after["test"]], data.info.class_counts, data.info.classes)
+    del figures["best_on_test"]  # there was one evaluation
+    return {
+        **figures,
+        "epochs": STAGE_EPOCHS if learnt else 0,
+        "seconds": {"training": round(time.perf_counter() - started, 1)},
+        "precision": options.precision,
+        "curve": [],
     }
 
 
