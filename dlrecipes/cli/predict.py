@@ -19,6 +19,8 @@ from dlrecipes.cli.predict_images import image_loader, write_labels
 from dlrecipes.errors import UserError
 from dlrecipes.parts import import_object
 from dlrecipes.runs.folder import RunFolder
+from dlrecipes.shift.features import penultimate
+from dlrecipes.shift.ood import OOD_FILE, OODScorer
 from dlrecipes.tasks.base import BaseTask
 
 __all__ = ["find_checkpoint", "load_task", "predict"]
@@ -36,6 +38,8 @@ def predict(
 
     A detector writes ``predictions.json`` (COCO results) and ``pictures/NAME.png`` with the boxes; a classifier or
     regressor ``predictions.csv``, ``predictions.json`` and sheets of pictures with what was found. It prints where.
+    After ``dlrecipes fit-ood RUN`` each image of a classifier has a column ``ood_p``, small where it is unlike the
+    validation images.
 
     Args:
         run: run folder, or a checkpoint.
@@ -61,9 +65,14 @@ def predict(
     detector = task.info.task == "detection"
     loader = (detection_loader if detector else image_loader)(images, task.info, batch_size or (8 if detector else 64))
     folder = _make_folder(Path(output) if output is not None else None, home)
-    write = write_detections if detector else write_labels
+    ood_file = home / OOD_FILE
+    scorer = OODScorer.load(ood_file, device) if task.info.task == "classification" and ood_file.is_file() else None
+    found = _predictions(task, loader, device, scorer)
     try:
-        lines = write(_predictions(task, loader, device), task.info, threshold, folder)
+        if detector:
+            lines = write_detections(found, task.info, threshold, folder)
+        else:
+            lines = write_labels(found, task.info, threshold, folder, with_ood=scorer is not None)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): give another --output.") from error
     print(f"{lines[0]} ({checkpoint})", *lines[1:], sep="\n")
@@ -106,14 +115,17 @@ def _recorded_task(checkpoint: Path) -> Any:
 
 
 def _predictions(
-    task: BaseTask, loader: DataLoader[Any], device: torch.device
-) -> Iterator[tuple[str, torch.Tensor, Any]]:
-    """Path, image as the model saw it, and prediction of each image."""
+    task: BaseTask, loader: DataLoader[Any], device: torch.device, scorer: OODScorer | None
+) -> Iterator[tuple[str, torch.Tensor, Any, float | None]]:
+    """Path, image as the model saw it, prediction, and how usual it is, of each image."""
     batches = track(loader, description="Predicting", disable=not sys.stderr.isatty(), transient=True)
     with torch.inference_mode():
         for index, batch in enumerate(batches):
             on_device = task.transfer_batch_to_device(batch, device, 0)
-            yield from zip(batch["paths"], batch["images"], task.predict_step(on_device, index), strict=True)
+            usual: list[float | None] = [None] * len(batch["paths"])
+            if scorer is not None:
+                usual = scorer.p_values(*penultimate(task.model, task.normalise(on_device["images"]))).tolist()
+            yield from zip(batch["paths"], batch["images"], task.predict_step(on_device, index), usual, strict=True)
 
 
 def find_checkpoint(run: Path) -> tuple[Path, Path]:

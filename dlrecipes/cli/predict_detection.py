@@ -28,12 +28,15 @@ def detection_loader(images: str | Path, info: DataInfo, batch_size: int) -> Dat
 
 
 def write_detections(
-    predictions: Iterator[tuple[str, torch.Tensor, Prediction]], info: DataInfo, threshold: float, folder: Path
+    predictions: Iterator[tuple[str, torch.Tensor, Prediction, float | None]],
+    info: DataInfo,
+    threshold: float,
+    folder: Path,
 ) -> list[str]:
     """Write ``predictions.json`` (COCO results) and ``pictures/NAME.png``.
 
     Args:
-        predictions: path, padded image and boxes of each image.
+        predictions: path, padded image and boxes of each image, and None.
         info: of the run.
         threshold: lowest score that is kept.
         folder: to write to; ``pictures`` is in it.
@@ -41,7 +44,7 @@ def write_detections(
     Returns:
         What to print.
     """
-    found = [(path, _on_cpu(prediction)) for path, _, prediction in predictions]
+    found = [(path, _on_cpu(prediction)) for path, _, prediction, _ in predictions]
     ids = image_ids([path for path, _ in found])
     names = picture_names([path for path, _ in found])
     results = []

@@ -18,6 +18,7 @@ from dlrecipes.runs.metric_names import counted
 __all__ = ["image_loader", "write_labels"]
 
 _SHOWN = 10  # classes in the printed summary
+_STRANGE = 0.05  # what a share of .05 of usual images has at most
 
 
 def image_loader(images: str | Path, info: DataInfo, batch_size: int) -> DataLoader[Any]:
@@ -26,26 +27,35 @@ def image_loader(images: str | Path, info: DataInfo, batch_size: int) -> DataLoa
 
 
 def write_labels(
-    predictions: Iterator[tuple[str, Tensor, Tensor]], info: DataInfo, threshold: float, folder: Path
+    predictions: Iterator[tuple[str, Tensor, Tensor, float | None]],
+    info: DataInfo,
+    threshold: float,
+    folder: Path,
+    with_ood: bool = False,
 ) -> list[str]:
     """Write ``predictions.csv``, ``predictions.json`` and ``pictures/sheet_001.png`` ...
 
     Args:
-        predictions: path, image, and probabilities [C] or values [T], of each image.
+        predictions: path, image, and probabilities [C] or values [T], of each image, and its ``ood_p``.
         info: of the run.
         threshold: lowest probability of one of several labels; a single label is always the likeliest.
         folder: to write to; ``pictures`` is in it.
+        with_ood: write the column ``ood_p``.
 
     Returns:
         What to print.
     """
     found: Counter[str] = Counter()
-    with ImageResults(folder, info, threshold=threshold) as results:
-        for path, image, output in predictions:
-            row = results.add(path, image, output)
+    strange = 0
+    with ImageResults(folder, info, threshold=threshold, with_ood=with_ood) as results:
+        for path, image, output, ood_p in predictions:
+            row = results.add(path, image, output, ood_p)
+            strange += ood_p is not None and ood_p <= _STRANGE
             found.update(row["labels"] if "labels" in row else [row["label"]] if "label" in row else [])
     counts = ", ".join(f"{name} {count}" for name, count in found.most_common(_SHOWN))
     more = ", ..." if len(found) > _SHOWN else ""
     sheets = f"  {folder / 'pictures'} ({len(results.sheets)} sheets)"
     summary = counted(results.count, "image") + (f": {counts}{more}" if counts else "")
+    if with_ood:
+        summary += f"; ood_p is at most {_STRANGE:g} for {strange}"
     return [summary, f"  {results.csv_file}", f"  {results.json_file}", sheets]

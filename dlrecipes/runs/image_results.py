@@ -73,6 +73,7 @@ class ImageResults:
 
     - ``predictions.csv``: ``path``, ``label``, ``probability`` and, up to 100 classes, a column ``p_CLASS`` for each;
       several labels and their probabilities are joined by ``|``. Regression: ``path`` and a column for each target.
+      Before these ``ood_p``, if ``with_ood``: how usual the image is, see `dlrecipes.shift.OODScorer`.
     - ``predictions.json``: a list of what :func:`label_rows` gives, in the order of the images.
     - ``pictures/sheet_001.png`` ...: 40 images a sheet, with what was predicted; no sheets after the first 1000 images.
 
@@ -81,6 +82,7 @@ class ImageResults:
         info: of the run.
         top: classes listed for each image in the JSON file.
         threshold: least probability of a label, where an image may have several.
+        with_ood: a column ``ood_p`` is wanted.
 
     Raises:
         UserError: the folder cannot be written.
@@ -94,13 +96,19 @@ class ImageResults:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], info: DataInfo, top: int = 5, threshold: float = THRESHOLD
+        self,
+        folder: str | os.PathLike[str],
+        info: DataInfo,
+        top: int = 5,
+        threshold: float = THRESHOLD,
+        with_ood: bool = False,
     ) -> None:
         _check(top, threshold)
         self.folder = Path(folder)
         self.info = info
         self.top = top
         self.threshold = threshold
+        self.with_ood = with_ood
         self.count = 0
         self._tiles: list[Image.Image] = []
         self._sheets = 0
@@ -116,7 +124,7 @@ class ImageResults:
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written ({error.strerror}): give another --output.") from error
         self._table = csv.writer(self._csv)
-        self._table.writerow([*head, *self._each])
+        self._table.writerow([*head, *(["ood_p"] if with_ood else []), *self._each])
         self._json.write("[")
 
     @property
@@ -132,16 +140,17 @@ class ImageResults:
         """Sheets written so far."""
         return [self._sheet(number) for number in range(1, self._sheets + 1)]
 
-    def add(self, path: str, image: Tensor | None, output: Tensor) -> dict[str, Any]:
+    def add(self, path: str, image: Tensor | None, output: Tensor, ood_p: float | None = None) -> dict[str, Any]:
         """Write one image's prediction.
 
         Args:
             path: of the file, as it shall be listed.
             image: [3, H, W] in 0..255, for the sheets; None: it is not drawn.
             output: float32 [C] probabilities, or [T] values.
+            ood_p: p-value of the image being a usual one, for ``with_ood``.
 
         Returns:
-            What :func:`label_rows` gives.
+            What :func:`label_rows` gives, and ``ood_p``.
 
         Raises:
             OSError: the disk is full.
@@ -149,7 +158,9 @@ class ImageResults:
         output = output.float().cpu()
         row = label_rows(path, output, self.info, self.top, self.threshold)
         each = [_rounded(value) for value in output.tolist()] if self._each else []
-        self._table.writerow([path, *_label(row), *each])
+        usual = {"ood_p": None if ood_p is None else _rounded(ood_p)} if self.with_ood else {}
+        row |= usual
+        self._table.writerow([path, *_label(row), *usual.values(), *each])
         self._json.write(("," if self.count else "") + "\n " + json.dumps(row, ensure_ascii=False))
         self.count += 1
         if image is not None and self._sheets < _MOST_SHEETS:

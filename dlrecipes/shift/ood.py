@@ -16,9 +16,12 @@ from dlrecipes.checkpoint_io import save_safetensors
 from dlrecipes.errors import UserError
 from dlrecipes.functional.neighbours import nearest_neighbours
 
-__all__ = ["OOD_METHODS", "OODScorer", "conformal_p_values"]
+__all__ = ["OOD_FILE", "OOD_METHODS", "OODScorer", "conformal_p_values"]
 
 OOD_METHODS = ("knn", "mahalanobis", "energy")
+
+OOD_FILE = "ood.safetensors"
+"""Name of a scorer's file in a run folder."""
 
 _FORMAT = "dlrecipes ood 1"
 _MOST_POINTS = 10_000  # of a kNN bank; more cost time in each prediction and change little
