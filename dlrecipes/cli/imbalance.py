@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Chosen",
+    "RemedyWords",
     "add_callback",
     "advise_for",
     "check_fits",
@@ -48,6 +49,21 @@ class Chosen:
 
     name: str = ""
     advice: Advice | None = None
+
+
+@dataclass(frozen=True)
+class RemedyWords:
+    """A remedy's options as words of a command line.
+
+    Attributes:
+        plain: what holds for any network.
+        of_model: what follows from the network, and so goes before a config of the user's, too.
+        kept: options that the user typed, which the remedy's give way to.
+    """
+
+    plain: tuple[str, ...] = ()
+    of_model: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 def typed_remedy(arguments: Arguments) -> str:
@@ -130,8 +146,8 @@ def check_fits(name: str, kind: str, info: DataInfo | None) -> None:
 
 def remedy_words(
     name: str, kind: str, recipe: Recipe, arguments: Arguments, model: nn.Module | None = None
-) -> tuple[list[str], list[str]]:
-    """A remedy's options as words of a command line, and those that give way to what the user typed.
+) -> RemedyWords:
+    """A remedy's options, without those that the user typed.
 
     Args:
         name: of the remedy; "" for none.
@@ -144,7 +160,7 @@ def remedy_words(
         UserError: a model that cannot have the classifier that the remedy needs.
     """
     if not name:
-        return [], []
+        return RemedyWords()
     parts = recipe.by_data[kind].parts if kind in recipe.by_data else recipe.parts
     options = {_PLAIN_LOSS: parts["loss"], **remedy_named(name).options[kind]} if "loss" in parts else {}
     typed = [word.replace(".init_args", "") for word in arguments.typed if word.startswith("--")]
@@ -156,10 +172,16 @@ def remedy_words(
     }
     if _HEAD in options and not _takes_head(model, name):
         del options[_HEAD]
-    if FEATURES in options.values():
+    of_model = {option: value for option, value in options.items() if option == _HEAD or value == FEATURES}
+    if FEATURES in of_model.values():
         length = "1" if model is None else str(last_linear(model)[1].in_features)
-        options = {option: value.replace(FEATURES, length) for option, value in options.items()}
-    return [word for option in options.items() for word in option], kept
+        of_model = {option: value.replace(FEATURES, length) for option, value in of_model.items()}
+    plain = {option: value for option, value in options.items() if option not in of_model}
+    return RemedyWords(_words(plain), _words(of_model), tuple(kept))
+
+
+def _words(options: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(word for option in options.items() for word in option)
 
 
 def _takes_head(model: nn.Module | None, name: str) -> bool:
@@ -185,7 +207,7 @@ def add_callback(cli: RecipeCLI, name: str) -> None:
         cli.config_init["trainer"]["callbacks"] = [*given, callback()]
 
 
-def say(chosen: Chosen, kept: list[str], short: Mapping[str, str]) -> None:
+def say(chosen: Chosen, kept: Sequence[str], short: Mapping[str, str]) -> None:
     """One sentence, once for all ranks: the remedy, why, and what the user's own options keep it from changing."""
     if not chosen.name or getattr(rank_zero_only, "rank", 0) != 0:
         return

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 
 from dlrecipes.cli.arguments import Arguments
-from dlrecipes.cli.imbalance import add_callback, is_for, remedy_words, say, settle_remedy, typed_remedy
+from dlrecipes.cli.imbalance import RemedyWords, add_callback, is_for, remedy_words, say, settle_remedy, typed_remedy
 from dlrecipes.cli.parser import OptionError, RecipeCLI
 from dlrecipes.errors import UserError
 from dlrecipes.parts import import_object
@@ -42,16 +42,14 @@ def read_options(recipe: Recipe, arguments: Arguments) -> RecipeCLI:
     info = getattr(cli.datamodule, "info", None)
     needed = info.task if info is not None and info.task in recipe.by_data else ""
     chosen = settle_remedy(cli, needed or _DEFAULT_KIND)
-    words, kept = remedy_words(
-        chosen.name, needed or _DEFAULT_KIND, recipe, arguments, getattr(cli.model, "model", None)
-    )
+    words = remedy_words(chosen.name, needed or _DEFAULT_KIND, recipe, arguments, getattr(cli.model, "model", None))
     if needed != kind or (words != remedy and arguments.resume is None):
         cli = _parse_again(cli, recipe, arguments, needed, words)
     if chosen.name:
         cli.config["imbalance"] = chosen.name  # a resumed run need not ask the counts again
         add_callback(cli, chosen.name)
         if arguments.resume is None:
-            say(chosen, kept, arguments.short)
+            say(chosen, words.kept, arguments.short)
     return cli
 
 
@@ -62,12 +60,12 @@ def common_base(recipe: Recipe) -> type[LightningModule]:
     return base
 
 
-def _parse_first(recipe: Recipe, arguments: Arguments, remedy: str) -> tuple[str, list[str], RecipeCLI]:
+def _parse_first(recipe: Recipe, arguments: Arguments, remedy: str) -> tuple[str, RemedyWords, RecipeCLI]:
     """Nobody knows the kind of data yet: the default task, or, if it has no such option, the first that has."""
     kinds = [kind for kind in ("", *recipe.by_data) if not remedy or is_for(remedy, kind or _DEFAULT_KIND)]
     first: OptionError | None = None
     for kind in kinds:
-        words, _ = remedy_words(remedy, kind or _DEFAULT_KIND, recipe, arguments)
+        words = remedy_words(remedy, kind or _DEFAULT_KIND, recipe, arguments)
         try:
             return kind, words, _parse(recipe, arguments, kind, words)
         except OptionError as error:
@@ -75,15 +73,15 @@ def _parse_first(recipe: Recipe, arguments: Arguments, remedy: str) -> tuple[str
     raise first or UserError(f"--imbalance {remedy} is for no kind of data that this recipe takes: leave it out.")
 
 
-def _parse(recipe: Recipe, arguments: Arguments, kind: str, remedy: Sequence[str]) -> RecipeCLI:
+def _parse(recipe: Recipe, arguments: Arguments, kind: str, remedy: RemedyWords) -> RecipeCLI:
     """The options, where the default task and parts are those for this kind of data; ``""``: the recipe's."""
     argv = arguments.argv
     end, late = _end_of_presets(argv, recipe.preset.parent), _end_of_configs(argv)
     changed = _exchanged(recipe, kind) if kind else []
+    early, later = (*changed, *remedy.plain), remedy.of_model
     if typed_remedy(arguments):  # goes before a config of the user's, as all that is typed does
-        argv = (*argv[:end], *changed, *argv[end:late], *remedy, *argv[late:])
-    else:
-        argv = (*argv[:end], *changed, *remedy, *argv[end:])
+        early, later = tuple(changed), (*remedy.plain, *remedy.of_model)
+    argv = (*argv[:end], *early, *argv[end:late], *later, *argv[late:])
     task, data = import_object(recipe.task), import_object(recipe.data)
     return RecipeCLI(
         task,
@@ -98,12 +96,12 @@ def _parse(recipe: Recipe, arguments: Arguments, kind: str, remedy: Sequence[str
     )
 
 
-def _parse_again(first: RecipeCLI, recipe: Recipe, arguments: Arguments, kind: str, remedy: Sequence[str]) -> RecipeCLI:
+def _parse_again(first: RecipeCLI, recipe: Recipe, arguments: Arguments, kind: str, remedy: RemedyWords) -> RecipeCLI:
     """With what the data wants; the data are not read again, even where they are to be drawn or mixed otherwise."""
     try:
         cli = _parse(recipe, arguments, kind, remedy)
     except OptionError as error:
-        if not remedy:
+        if not remedy.plain:
             raise
         raise UserError(f"--imbalance cannot be had with these parts: {error}") from error
     if cli.config["data"] == first.config["data"]:

@@ -187,6 +187,18 @@ def test_the_config_of_a_run_makes_the_same_run(recipe: Recipe, tmp_path: Path) 
     assert [type(callback) for callback in callbacks_of(again)] == [DeferredReweighting]
 
 
+def test_printed_settings_do_not_know_the_network_and_need_not(recipe: Recipe, tmp_path: Path) -> None:
+    """``--print_config`` ends before the network is there: features of length 1, and a linear classifier."""
+    file = tmp_path / "mine.yaml"
+    part = "{class_path: dlrecipes.imbalance.FeatureSMOTE, init_args: {dim: 1}}"
+    file.write_text(f"imbalance: feature_smote\nmodel: {{feature_part: {part}}}\n")
+    task: Any = read(recipe, "--config", str(file)).model
+    assert task.feature_part.dim == 5
+    file.write_text("imbalance: ldam_drw\nmodel: {model: {head: linear}}\n")
+    task = read(recipe, "--config", "toy", "--config", str(file)).model
+    assert task.model.head == "cosine"
+
+
 def test_deferred_weights_of_the_users_own_are_kept(recipe: Recipe, tmp_path: Path) -> None:
     (callback,) = callbacks_of(read(recipe, "--imbalance", "drw"))
     assert callback.share == 0.8
