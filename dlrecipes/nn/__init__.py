@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dlrecipes.nn.blocks import Bottleneck, ConvBNAct, ResidualBlock
     from dlrecipes.nn.conv1xn import Conv1xN, compare_kernels
     from dlrecipes.nn.cosine_linear import CosineLinear
+    from dlrecipes.nn.receptive_fields import ReceptiveField, receptive_field
     from dlrecipes.nn.stage_plan import StagedNet, StagePlan
 
 __all__ = [
@@ -17,11 +18,13 @@ __all__ = [
     "Conv1xN",
     "ConvBNAct",
     "CosineLinear",
+    "ReceptiveField",
     "ResidualBlock",
     "StagePlan",
     "StagedNet",
     "compare_kernels",
     "freeze_bn",
+    "receptive_field",
     "set_bn",
 ]
 
@@ -30,11 +33,13 @@ _MODULES = {
     "Conv1xN": "conv1xn",
     "ConvBNAct": "blocks",
     "CosineLinear": "cosine_linear",
+    "ReceptiveField": "receptive_fields",
     "ResidualBlock": "blocks",
     "StagePlan": "stage_plan",
     "StagedNet": "stage_plan",
     "compare_kernels": "conv1xn",
     "freeze_bn": "batch_norm",
+    "receptive_field": "receptive_fields",
     "set_bn": "batch_norm",
 }
 
