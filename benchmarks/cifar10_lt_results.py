@@ -30,6 +30,7 @@ _COLUMNS = {
     "minutes": ("minutes", 1, 1),
 }
 _INKS = {"many": "#1b6ca8", "medium": "#edae49", "few": "#d1495b"}
+_GROUPS = {"many": "classes of over 1000 images", "medium": "200 to 1000", "few": "fewer"}
 # The authors' own code on this copy of the data, last epoch, one run each.
 _AUTHORS = {"ce": 66.2, "ce_drw": 69.7, "ldam_drw": 72.0}
 
@@ -148,15 +149,22 @@ def draw_rows(rows: Sequence[Result], setting: Mapping[str, Any], file: Path) ->
         spots = [100 * _mean(runs, name) for name in _INKS]
         axes.plot([min(spots), max(spots)], [place, place], color="#cccccc", linewidth=2, zorder=1)
         for name, ink in _INKS.items():
-            axes.scatter(100 * _mean(runs, name), place, s=36, color=ink, zorder=2, label=None if place else name)
+            axes.scatter(
+                100 * _mean(runs, name), place, s=36, color=ink, zorder=2, label=None if place else _GROUPS[name]
+            )
         values = [100 * row["accuracy"] for row in runs]
         mean, deviation = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
         axes.errorbar(mean, place, xerr=deviation, color="black", capsize=3, linewidth=1, zorder=3)
-        axes.scatter(mean, place, s=64, marker="D", color="black", zorder=3, label=None if place else "all, mean ± std")
+        axes.scatter(
+            mean, place, s=64, marker="D", color="black", zorder=3, label=None if place else "all classes, mean ± std"
+        )
         axes.annotate(f"{mean:.1f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=10)
     axes.set_yticks(range(len(order)), [_label(name, runs) for name, runs in order], fontsize=10)
-    axes.invert_yaxis()
-    axes.set_xlabel("accuracy on the balanced test set after the last epoch, %", fontsize=11)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    peers = sum(not ROWS[name].distilled for name, _ in order)
+    if 0 < peers < len(order):
+        axes.axhline(peers - 0.5, color="0.5", linewidth=1, linestyle=":")
+    axes.set_xlabel("accuracy on the test set after the last epoch, %", fontsize=11)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     seeds = sorted({len(runs) for _, runs in order})

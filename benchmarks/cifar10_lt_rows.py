@@ -101,19 +101,19 @@ WEIGHTS = {
     "class_balanced": Row(
         title="class-balanced focal", loss=lambda: ClassBalancedLoss(FocalLoss(1.0), effective_beta=BETA)
     ),
-    "ce_drw": Row(title="CE, deferred re-weighting", callbacks=drw),
+    "ce_drw": Row(title="CE, deferred re-weighting (DRW)", callbacks=drw),
 }
 SAMPLING = {
     "sample_class": Row(title="sampling: classes alike", data={"sampler": "class"}),
     "sample_sqrt": Row(title="sampling: √n", data={"sampler": "sqrt"}),
     "sample_progressive": Row(title="sampling: progressive", data={"sampler": "progressive"}),
-    "ce_drs": Row(title="CE, deferred re-sampling", data={"sampler": "class", "sampler_start": DEFERRED}),
+    "ce_drs": Row(title="CE, deferred re-sampling (DRS)", data={"sampler": "class", "sampler_start": DEFERRED}),
 }
 LOSSES = {
     "focal": Row(title="focal, γ 1", loss=lambda: FocalLoss(1.0)),
     "ldam": Row(title="LDAM", loss=LDAMLoss, head="cosine"),
-    "ldam_drw": Row(title="LDAM, deferred re-weighting", loss=LDAMLoss, head="cosine", callbacks=drw),
-    "logit_adjustment": Row(title="logit adjustment (τ 1: balanced softmax)", loss=LogitAdjustedLoss),
+    "ldam_drw": Row(title="LDAM-DRW", loss=LDAMLoss, head="cosine", callbacks=drw),
+    "logit_adjustment": Row(title="logit adjustment = balanced softmax", loss=LogitAdjustedLoss),
     "vector_scaling": Row(title="vector scaling", loss=VSLoss),
     "seesaw": Row(title="seesaw", loss=SeesawLoss),
     "label_aware": Row(title="label-aware smoothing", loss=LabelAwareSmoothingLoss),
@@ -122,7 +122,7 @@ SAMPLES = {
     "mixup": Row(title="mixup", data=MIXUP),
     "cutmix": Row(title="CutMix", data={"mix": "cutmix"}),
     "remix": Row(title="Remix", data={"mix": "remix"}),
-    "mixup_drw": Row(title="mixup, deferred re-weighting", data=MIXUP, callbacks=drw),
+    "mixup_drw": Row(title="mixup-DRW", data=MIXUP, callbacks=drw),
     "feature_smote": Row(title="FeatureSMOTE", parts=lambda: {"feature_part": FeatureSMOTE(64)}),
     "strong": Row(title="strong augmentation", augment="strong"),
 }
@@ -133,7 +133,7 @@ CONTRAST = {
         parts=lambda: {"auxiliary_loss": SupConLoss()},
     ),
     "balanced_contrastive": Row(  # weighed as its authors do on CIFAR, .6 to 2
-        title="logit adjustment and balanced contrastive branch",
+        title="logit adjustment, balanced contrast",
         loss=LogitAdjustedLoss,
         task={"projection_dim": PROJECTION, "auxiliary_weight": 0.3},
         parts=lambda: {"auxiliary_loss": BalancedContrastiveLoss(PROJECTION)},
@@ -141,8 +141,8 @@ CONTRAST = {
 }
 # The test set must not choose: τ is what theory says, 1, and no temperature is fitted to it.
 STAGES = {
-    "post_hoc": Row(title="CE, then post-hoc logit adjustment, τ 1", base="ce", stage="logit-adjust"),
-    "tau_norm": Row(title="CE, then τ-normalisation, τ 1", base="ce", stage="tau"),
+    "post_hoc": Row(title="CE, then logit adjustment", base="ce", stage="logit-adjust"),
+    "tau_norm": Row(title="CE, then τ-normalisation", base="ce", stage="tau"),
     "ncm": Row(title="CE, then nearest class mean", base="ce", stage="ncm"),
     "crt": Row(title="CE, then cRT", base="ce", stage="crt"),
     "lws": Row(title="CE, then LWS", base="ce", stage="lws"),
@@ -156,23 +156,23 @@ LONG_TASK: Mapping[str, Any] = {
     "schedule_args": None,
     "warmup_steps": 500,
 }
-BEST = {
-    "best": Row(
-        title="best: strong, logit adjustment, mixup, EMA",
+LONG_ROWS = {
+    "long": Row(
+        title="long: strong, logit adjustment, mixup, EMA",
         loss=LogitAdjustedLoss,
         data={"mix": "mixup", "mix_alpha": 0.2},
         task=LONG_TASK,
         **LONG,
     ),
-    "best_drw": Row(
-        title="best: strong, mixup, deferred re-weighting, EMA",
+    "long_drw": Row(
+        title="long: strong, mixup, DRW, EMA",
         data={"mix": "mixup", "mix_alpha": 0.2},
         task=LONG_TASK,
         callbacks=drw,
         **LONG,
     ),
-    "best_contrastive": Row(
-        title="best: strong, logit adjustment, balanced contrastive, EMA",
+    "long_contrastive": Row(
+        title="long: strong, logit adjustment, contrast, EMA",
         loss=LogitAdjustedLoss,
         task={**LONG_TASK, "projection_dim": PROJECTION, "auxiliary_weight": 0.3},
         parts=lambda: {"auxiliary_loss": BalancedContrastiveLoss(PROJECTION)},
@@ -180,28 +180,28 @@ BEST = {
     ),
 }
 TEACHERS = {
-    "kd": Row(title="KD of cross entropy", base="ce", distilled=True),
+    "kd": Row(title="CE, taught by CE (KD)", base="ce", distilled=True),
     "head_to_tail": Row(
-        title="logit adjustment, taught by corrected cross entropy",
+        title="logit adjustment, taught by corrected CE",
         loss=LogitAdjustedLoss,
         parts=lambda: {"distill": HeadToTailDistillLoss()},
         base="ce",
         distilled=True,
     ),
     "dive": Row(
-        title="DiVE: logit adjustment, taught by its like, flattened",
+        title="DiVE of logit adjustment",
         loss=LogitAdjustedLoss,
         parts=lambda: {"distill": HeadToTailDistillLoss(tau=0.0, power=0.5)},
         base="logit_adjustment",
         distilled=True,
     ),
-    "best_distilled": Row(
-        title="best, taught by its like",
+    "long_distilled": Row(
+        title="long: strong, logit adjustment, mixup, EMA, taught by its like",
         loss=LogitAdjustedLoss,
         data={"mix": "mixup", "mix_alpha": 0.2},
         task=LONG_TASK,
         parts=lambda: {"distill": HeadToTailDistillLoss(tau=0.0)},
-        base="best",
+        base="long",
         distilled=True,
         **LONG,
     ),
@@ -215,6 +215,6 @@ ROWS: dict[str, Row] = {
     **SAMPLES,
     **CONTRAST,
     **STAGES,
-    **BEST,
+    **LONG_ROWS,
     **TEACHERS,
 }
