@@ -143,7 +143,7 @@ def draw_rows(rows: Sequence[Result], setting: Mapping[str, Any], file: Path) ->
     order: list[tuple[str, list[Result]]] = []
     for distilled in (False, True):
         order += sorted(_named(group, distilled).items(), key=lambda item: -_mean(item[1], "accuracy"))
-    figure = new_figure(9.0, 1.6 + 0.34 * len(order))
+    figure = new_figure(9.0, 1.7 + 0.34 * len(order))
     axes = figure.add_subplot()
     for place, (_, runs) in enumerate(order):
         spots = [100 * _mean(runs, name) for name in _INKS]
@@ -164,7 +164,7 @@ def draw_rows(rows: Sequence[Result], setting: Mapping[str, Any], file: Path) ->
     peers = sum(not ROWS[name].distilled for name, _ in order)
     if 0 < peers < len(order):
         axes.axhline(peers - 0.5, color="0.5", linewidth=1, linestyle=":")
-    axes.set_xlabel("accuracy on the test set after the last epoch, %", fontsize=11)
+    axes.set_xlabel("test accuracy after the last epoch, %", fontsize=11)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     seeds = sorted({len(runs) for _, runs in order})
@@ -182,7 +182,7 @@ def draw_rows(rows: Sequence[Result], setting: Mapping[str, Any], file: Path) ->
 def _label(name: str, runs: Sequence[Result]) -> str:
     row = ROWS[name]
     longer = f", {runs[0]['epochs']} epochs" if row.longer > 1 else ""
-    return f"{row.title}{longer}{' (teacher)' if row.distilled else ''}"
+    return f"{row.title}{longer}"
 
 
 def _mean(runs: Sequence[Result], name: str) -> float:

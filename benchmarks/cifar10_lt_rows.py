@@ -196,7 +196,7 @@ TEACHERS = {
         distilled=True,
     ),
     "long_distilled": Row(
-        title="long: strong, logit adjustment, mixup, EMA, taught by its like",
+        title="long, taught by its like",
         loss=LogitAdjustedLoss,
         data={"mix": "mixup", "mix_alpha": 0.2},
         task=LONG_TASK,
