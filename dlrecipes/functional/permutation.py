@@ -13,6 +13,7 @@ from dlrecipes.functional.kernels import PairKernel, chunk_rows, full_precision
 __all__ = ["PairSums", "canonical_order", "pair_sums", "permutation_p_value", "permuted_labels"]
 
 _PERMUTATIONS = 0x7065726D
+_LABELLINGS = 64  # that become float64 at a time
 
 
 def canonical_order(rows: Tensor) -> Tensor:
@@ -112,7 +113,8 @@ def pair_sums(points: Tensor, labels: Tensor, kernel: PairKernel, *, chunk: int 
             product = labels[:, start:] @ block.T
             inside += 2 * product.mul_(labels[:, start:stop]).sum(1).double()
     total = row_sums.sum()
-    between = labels.double() @ row_sums - inside
+    mixed = torch.cat([piece.double() @ row_sums for piece in torch.split(labels, _LABELLINGS)])
+    between = mixed - inside
     pairs = max(count * (count - 1), 1)
     variance = squares / pairs - (total / pairs).square()
     return PairSums(inside, total - 2 * between - inside, between, float(variance.clamp(min=0).sqrt()))

@@ -269,3 +269,12 @@ def test_results_survive_json_and_are_one_sentence() -> None:
     assert str(found).startswith("KS and MMD of 30 and 30 samples: p = ")
     assert "\n" not in str(found)
     assert "most in" in str(found)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["mmd", "energy", "c2st"])
+def test_a_gpu_gives_the_same_p(name: str) -> None:
+    x, y = (torch.from_numpy(rows) for rows in (normal(300), normal(200, seed=1) + 0.05))
+    here, there = TESTS[name](x, y), TESTS[name](x.cuda(), y.cuda())
+    assert there.p_value == pytest.approx(here.p_value, abs=0.021)  # one permutation of 49 may tie otherwise
+    assert there.statistic == pytest.approx(here.statistic, abs=1e-6)
