@@ -13,9 +13,9 @@ python recipes/train_efficientnet.py --data cifar10 --epochs 6 --model.model dlr
 
 weights: 1,000 old samples of N(0, I) and 1,000 new ones of N((.7, 0, 0), I) in three dimensions; a linear fit has a
 squared error that depends on where it is asked. How often is the weighted mean of the old errors nearer to the risk on
-the new distribution (a mean over two million samples) than the plain mean? "truth" has the true ratio as weights. bn: statistics of so many corrupted test images,
-accuracy on 2,000 others. tent: a stream of 2,000 corrupted test images in batches of 200, in several orders; sorted by
-class is what breaks it. long: all 10,000 images.
+the new distribution (a mean over two million samples) than the plain mean? "truth" has the true ratio as weights.
+bn: statistics of so many corrupted test images, accuracy on 2,000 others. tent: a stream of 2,000 corrupted test images
+in batches of 200, in several orders; sorted by class is what breaks it. long: all 10,000 images.
 """
 
 from __future__ import annotations
