@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dlrecipes.shift.corruptions import CORRUPTIONS, corrupt
     from dlrecipes.shift.density_ratio import DensityRatio, importance_weights, kliep, logistic_ratio, ulsif
     from dlrecipes.shift.energy import energy_test
+    from dlrecipes.shift.expanded_test import ExpandedTable, ExpandedTest
     from dlrecipes.shift.features import PCA, FeatureTap, ShiftFeatures, collect, penultimate
     from dlrecipes.shift.harm import Harm, estimate_harm, fit_temperature
     from dlrecipes.shift.ks import ks_test
@@ -31,6 +32,8 @@ __all__ = [
     "PROPERTIES",
     "Culprit",
     "DensityRatio",
+    "ExpandedTable",
+    "ExpandedTest",
     "FeatureShift",
     "FeatureTap",
     "Harm",
@@ -74,6 +77,8 @@ _MODULES = {
     "CORRUPTIONS": "corruptions",
     "Culprit": "report",
     "DensityRatio": "density_ratio",
+    "ExpandedTable": "expanded_test",
+    "ExpandedTest": "expanded_test",
     "FeatureShift": "two_sample",
     "FeatureTap": "features",
     "Harm": "harm",
