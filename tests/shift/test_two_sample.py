@@ -103,6 +103,14 @@ def test_ks_is_scipys_of_each_feature() -> None:
     assert simes.p_value == pytest.approx(expected.min())
 
 
+def test_ks_where_scipys_exact_p_is_lost_to_rounding() -> None:
+    """Above 1 by a rounding it warns and takes the asymptotic p; of unequal samples it can be 0 (scipy/scipy#12999)."""
+    x = np.arange(5.0)
+    assert ks_test(x, x + 0.5).p_value == pytest.approx(1.0, abs=1e-3)
+    apart = ks_test(np.arange(300.0), np.arange(200.0) + 250)
+    assert 1e-100 < apart.p_value < 1e-20
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(1e-9, 1), min_size=1, max_size=9))
 def test_bh_is_scipys(p_values: list[float]) -> None:
