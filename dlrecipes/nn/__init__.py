@@ -6,10 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dlrecipes.nn.audit import InitAudit, init_audit
     from dlrecipes.nn.batch_norm import freeze_bn, set_bn
     from dlrecipes.nn.blocks import Bottleneck, ConvBNAct, ResidualBlock
     from dlrecipes.nn.conv1xn import Conv1xN, compare_kernels
     from dlrecipes.nn.cosine_linear import CosineLinear
+    from dlrecipes.nn.init import InitTable, init_weights
+    from dlrecipes.nn.init_gain import activation_gain
+    from dlrecipes.nn.lsuv import LSUVTable, lsuv_
     from dlrecipes.nn.receptive_fields import ReceptiveField, receptive_field
     from dlrecipes.nn.stage_plan import StagedNet, StagePlan
 
@@ -18,12 +22,19 @@ __all__ = [
     "Conv1xN",
     "ConvBNAct",
     "CosineLinear",
+    "InitAudit",
+    "InitTable",
+    "LSUVTable",
     "ReceptiveField",
     "ResidualBlock",
     "StagePlan",
     "StagedNet",
+    "activation_gain",
     "compare_kernels",
     "freeze_bn",
+    "init_audit",
+    "init_weights",
+    "lsuv_",
     "receptive_field",
     "set_bn",
 ]
@@ -33,12 +44,19 @@ _MODULES = {
     "Conv1xN": "conv1xn",
     "ConvBNAct": "blocks",
     "CosineLinear": "cosine_linear",
+    "InitAudit": "audit",
+    "InitTable": "init",
+    "LSUVTable": "lsuv",
     "ReceptiveField": "receptive_fields",
     "ResidualBlock": "blocks",
     "StagePlan": "stage_plan",
     "StagedNet": "stage_plan",
+    "activation_gain": "init_gain",
     "compare_kernels": "conv1xn",
     "freeze_bn": "batch_norm",
+    "init_audit": "audit",
+    "init_weights": "init",
+    "lsuv_": "lsuv",
     "receptive_field": "receptive_fields",
     "set_bn": "batch_norm",
 }
