@@ -54,6 +54,7 @@ MIXER = Recipe(
         "--imbalance": Option(
             "--imbalance", "auto (by the counts), none, logit_adjust, drw ...; list shows all", "NAME"
         ),
+        "--folds": Option("--folds", "cross validation: K runs, each without one part of the images", "K"),
         "--loss": Option("--model.loss", "dlrecipes.losses.FocalLoss, my_project.MyLoss ...", "PATH"),
     },
     examples=(

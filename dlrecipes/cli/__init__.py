@@ -123,9 +123,11 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
         if "--imbalance" in recipe.options and ("--imbalance", "list") in pairwise(arguments.typed):
             print(remedy_table(), end="")
             return 0
+        from dlrecipes.cli.folds import run_folds, split_off_folds
         from dlrecipes.cli.training import run
 
-        return run(recipe, arguments)
+        arguments, folds = split_off_folds(arguments)
+        return run(recipe, arguments) if folds is None else run_folds(recipe, arguments, folds)
     except DLRecipesError as error:
         if debug:
             raise

@@ -14,6 +14,7 @@ from dlrecipes.data.cache import ImageCache
 from dlrecipes.data.density import DENSITY_WEIGHTS, with_density_weights
 from dlrecipes.data.digits import embedded_digits
 from dlrecipes.data.discover_images import read_images
+from dlrecipes.data.folds import fold_of, parse_fold
 from dlrecipes.data.image_dataset import ImageDataset, unchanged
 from dlrecipes.data.image_facts import NORMALISATIONS, Statistics, image_info, pixel_statistics, with_image_splits
 from dlrecipes.data.image_plan import ImageOptions, ImagePlan
@@ -83,6 +84,9 @@ class ClassificationData(L.LightningDataModule):
         train_split, val_split, test_split: names of the splits to use.
         val_fraction: part of the images that becomes the validation split where there is none; where there is no split
             at all, a test split of the same size is made, too.
+        fold: ``"2/5"``: the second of five folds of cross validation is held out, in the place of the validation split;
+            training and validation images are put together for it, a test split stays.
+        fold_groups: regular expression; images whose names have the same match are in the same fold.
         seed: of splits, order, augmentation and mixing.
         skip_corrupt: leave out images that are missing or cannot be decoded, counted, instead of refusing the data.
         target: column or columns of a table that hold the target; None: found.
@@ -128,6 +132,8 @@ class ClassificationData(L.LightningDataModule):
         val_split: str = "val",
         test_split: str = "test",
         val_fraction: float = 0.15,
+        fold: str | None = None,
+        fold_groups: str | None = None,
         seed: int = 0,
         skip_corrupt: bool = False,
         target: str | Sequence[str] | None = None,
@@ -181,6 +187,8 @@ class ClassificationData(L.LightningDataModule):
         self.normalisation = normalisation
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.val_fraction = val_fraction
+        self.fold = None if fold is None else parse_fold(fold)
+        self.fold_groups = fold_groups
         self.seed = seed
         self.skip_corrupt = skip_corrupt
         self.target = target
@@ -245,7 +253,10 @@ class ClassificationData(L.LightningDataModule):
             return
         if self._audit is None:
             names = (self.train_split, self.val_split, self.test_split)
-            source = with_image_splits(self._read(), names, val_fraction=self.val_fraction, seed=self.seed)
+            source = self._read()
+            if self.fold is not None:
+                source = fold_of(source, self.fold, names=names, groups=self.fold_groups, seed=self.seed)
+            source = with_image_splits(source, names, val_fraction=self.val_fraction, seed=self.seed)
             self._audit = audit_images(source, skip_corrupt=self.skip_corrupt)
         source = self._audit.source
         self._plan = self.options.plan(source)
