@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dlrecipes.callbacks.activation_monitor import ActivationMonitor
     from dlrecipes.callbacks.averaged_weights import AveragedWeights
     from dlrecipes.callbacks.constant_predictions import ConstantPredictions
     from dlrecipes.callbacks.deferred import DeferredReweighting
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
     from dlrecipes.callbacks.loss_early_stopping import LossEarlyStopping
     from dlrecipes.callbacks.non_finite import NonFiniteStop
     from dlrecipes.callbacks.proximal_l1 import ProximalL1
+    from dlrecipes.callbacks.sanity_checks import SanityChecks
+    from dlrecipes.callbacks.shift_monitor import CovariateShiftMonitor
     from dlrecipes.callbacks.time_budget import TimeBudget
 
 __all__ = [
+    "ActivationMonitor",
     "AveragedWeights",
     "ConstantPredictions",
+    "CovariateShiftMonitor",
     "DeferredReweighting",
     "ExactEvaluation",
     "ExactResume",
@@ -33,14 +38,17 @@ __all__ = [
     "LossEarlyStopping",
     "NonFiniteStop",
     "ProximalL1",
+    "SanityChecks",
     "StopRequested",
     "TimeBudget",
 ]
 
 # Lightning takes seconds to import, so a callback is imported when it is first asked for.
 _MODULES = {
+    "ActivationMonitor": "activation_monitor",
     "AveragedWeights": "averaged_weights",
     "ConstantPredictions": "constant_predictions",
+    "CovariateShiftMonitor": "shift_monitor",
     "DeferredReweighting": "deferred",
     "ExactEvaluation": "exact_evaluation",
     "ExactResume": "exact_resume",
@@ -50,6 +58,7 @@ _MODULES = {
     "LossEarlyStopping": "loss_early_stopping",
     "NonFiniteStop": "non_finite",
     "ProximalL1": "proximal_l1",
+    "SanityChecks": "sanity_checks",
     "StopRequested": "graceful_stop",
     "TimeBudget": "time_budget",
 }

@@ -14,8 +14,10 @@ from toy_fit import ToyLoaders, ToyModule, same_weights
 
 import dlrecipes.callbacks
 from dlrecipes.callbacks import (
+    ActivationMonitor,
     AveragedWeights,
     ConstantPredictions,
+    CovariateShiftMonitor,
     ExactEvaluation,
     ExactResume,
     FitDoctor,
@@ -24,11 +26,14 @@ from dlrecipes.callbacks import (
     LossEarlyStopping,
     NonFiniteStop,
     ProximalL1,
+    SanityChecks,
     TimeBudget,
 )
 
 CALLBACKS: dict[str, Callable[[Path], pl.Callback]] = {
+    "ActivationMonitor": lambda folder: ActivationMonitor(every_n_steps=1),
     "ConstantPredictions": lambda folder: ConstantPredictions(),
+    "CovariateShiftMonitor": lambda folder: CovariateShiftMonitor(),
     "AveragedWeights": lambda folder: AveragedWeights(0.9),
     "ExactEvaluation": lambda folder: ExactEvaluation(),
     "ExactResume": lambda folder: ExactResume(seed=0),
@@ -38,6 +43,7 @@ CALLBACKS: dict[str, Callable[[Path], pl.Callback]] = {
     "ProximalL1": lambda folder: ProximalL1(0.0),
     "LossEarlyStopping": lambda folder: LossEarlyStopping(),
     "FitDoctor": lambda folder: FitDoctor(),
+    "SanityChecks": lambda folder: SanityChecks(seconds=600),
     "TimeBudget": lambda folder: TimeBudget(minutes=5),
 }
 
