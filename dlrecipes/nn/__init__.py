@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from dlrecipes.nn.blocks import Bottleneck, ConvBNAct, ResidualBlock
     from dlrecipes.nn.conv1xn import Conv1xN, compare_kernels
     from dlrecipes.nn.cosine_linear import CosineLinear
+    from dlrecipes.nn.description import Description, describe
+    from dlrecipes.nn.effective_field import EffectiveField, effective_receptive_field
     from dlrecipes.nn.init import InitTable, init_weights
     from dlrecipes.nn.init_gain import activation_gain
     from dlrecipes.nn.lsuv import LSUVTable, lsuv_
@@ -22,6 +24,8 @@ __all__ = [
     "Conv1xN",
     "ConvBNAct",
     "CosineLinear",
+    "Description",
+    "EffectiveField",
     "InitAudit",
     "InitTable",
     "LSUVTable",
@@ -31,6 +35,8 @@ __all__ = [
     "StagedNet",
     "activation_gain",
     "compare_kernels",
+    "describe",
+    "effective_receptive_field",
     "freeze_bn",
     "init_audit",
     "init_weights",
@@ -47,12 +53,16 @@ _MODULES = {
     "InitAudit": "audit",
     "InitTable": "init",
     "LSUVTable": "lsuv",
+    "Description": "description",
+    "EffectiveField": "effective_field",
     "ReceptiveField": "receptive_fields",
     "ResidualBlock": "blocks",
     "StagePlan": "stage_plan",
     "StagedNet": "stage_plan",
     "activation_gain": "init_gain",
     "compare_kernels": "conv1xn",
+    "describe": "description",
+    "effective_receptive_field": "effective_field",
     "freeze_bn": "batch_norm",
     "init_audit": "audit",
     "init_weights": "init",

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode  # documented under "Extending PyTorch", in no other place
+from torch.utils._pytree import tree_map
 
 from dlrecipes.errors import UserError
 
-__all__ = ["image_channels", "image_side", "meta_copy", "meta_image", "pair"]
+__all__ = ["OnMeta", "image_channels", "image_side", "meta_copy", "meta_image", "pair", "without_numbers"]
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
@@ -63,3 +65,32 @@ def pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     if len(both) != 2 or min(both) < 1:
         raise ValueError(f"{name}={value}: one number of pixels or (height, width) is needed")
     return both
+
+
+class OnMeta(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Tensors that a model keeps beside its parameters and buffers lose their numbers where they meet an activation."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        args, kwargs = without_numbers(args, kwargs or {})
+        return func(*args, **kwargs)
+
+
+def without_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of an operation, all on the device ``meta`` if any of them is; single numbers may stay."""
+    met: list[bool] = []
+
+    def look(value: Any) -> Any:
+        met.append(isinstance(value, Tensor) and value.is_meta)
+        return value
+
+    def change(value: Any) -> Any:
+        if isinstance(value, Tensor) and not value.is_meta and value.dim():
+            return torch.empty_like(value, device="meta")
+        return value
+
+    tree_map(look, (args, kwargs))
+    if any(met):
+        args, kwargs = tree_map(change, (args, kwargs))
+    return args, kwargs

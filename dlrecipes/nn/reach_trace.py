@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode  # documented under "Extending PyTorch", in no other place
-from torch.utils._pytree import tree_map
 
+from dlrecipes.nn.meta import without_numbers
 from dlrecipes.nn.reach import Place, Reach, TooLargeError, compact, image_reach, nothing
 from dlrecipes.nn.reach_rules import CONSTANT, RULES, VIEWS, Call, everything, own_statistics, pointwise, tensors
 
@@ -144,9 +144,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        given = args, kwargs
-        if any(tensor.is_meta for tensor in tensors((args, kwargs))):
-            given = tree_map(_without_numbers, given)
+        given = without_numbers(args, kwargs)
         out = _shape_of_norm(func, *given[0]) or func(*given[0], **given[1])
         self._follow(func, args, kwargs, out)
         return out
@@ -226,9 +224,3 @@ def _name_of(func: Any) -> tuple[str, bool]:
     in_place = name.endswith("_") and not name.startswith("__")
     name = name.removesuffix("_") if in_place else name
     return (name if space == "aten" else f"{space}.{name}"), in_place
-
-
-def _without_numbers(value: Any) -> Any:
-    if isinstance(value, Tensor) and not value.is_meta and value.dim():
-        return torch.empty_like(value, device="meta")
-    return value

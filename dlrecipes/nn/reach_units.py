@@ -35,8 +35,8 @@ def unit_field(reach: Reach, canvas: tuple[int, int]) -> UnitField | None:
         reach: of the activation.
         canvas: height and width of the image.
     """
-    down = _lines(reach.edges[0]), _lines(reach.edges[1])
-    across = _lines(reach.edges[2]), _lines(reach.edges[3])
+    top, bottom, left, right = map(compact, reach.edges)
+    down, across = (top, bottom), (left, right)
     if not (bool((down[0] > NOTHING).any()) and bool((across[0] > NOTHING).any())):
         return None
     rows, columns = _changing(down), _changing(across)
@@ -47,19 +47,14 @@ def unit_field(reach: Reach, canvas: tuple[int, int]) -> UnitField | None:
     return UnitField((height, width), (step_down, step_across), (first_row, first_column), (rows, columns))
 
 
-def _lines(edge: Tensor) -> Tensor:
-    return compact(edge)
-
-
 def _changing(edges: tuple[Tensor, Tensor]) -> int | None:
     """The dimension along which the field moves most."""
     best, most = None, 0.0
     for edge in edges:
-        finite = edge.masked_fill(edge == NOTHING, float("nan"))
+        least = edge.masked_fill(edge == NOTHING, -NOTHING)
         for dim in range(edge.dim()):
             if edge.size(dim) > 1:
-                ends = finite.select(dim, 0), finite.select(dim, -1)
-                moved = float((ends[0] - ends[1]).abs().nan_to_num(0.0).max())
+                moved = float((edge.amax(dim) - least.amin(dim)).max())
                 best, most = (dim, moved) if moved > most else (best, most)
     return best
 

@@ -36,6 +36,7 @@ class LayerField:
             a mean over the image.
         stride: pixels from one unit to the next, down and across; None: no map.
         offset: middle of the first unit's field, in pixels from the middle of the first pixel; None: no map.
+        dims: which dimensions of ``shape`` are rows and columns; None: no map.
         whole: whether a unit sees all rows, and all columns, through a mean over the image, attention or the like.
         at_least: ``size`` is only a lower bound: the field grows with the image, or the model takes no image that is
             large enough to see where it ends.
@@ -49,6 +50,7 @@ class LayerField:
     size: tuple[int, int] | None
     stride: tuple[float, float] | None
     offset: tuple[float, float] | None
+    dims: tuple[int, int] | None
     whole: tuple[bool, bool]
     at_least: bool
     depth: int
@@ -262,6 +264,7 @@ def _line(canvases: Sequence[_Canvas], index: int) -> LayerField:
         size=None if field is None else field.size,
         stride=None if field is None else field.stride,
         offset=None if field is None else field.offset,
+        dims=dims,
         whole=(row.reach.whole[0] is not None, row.reach.whole[1] is not None),
         at_least=not _settled(canvases, index),
         depth=row.reach.depth,
