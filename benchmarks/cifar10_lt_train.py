@@ -170,10 +170,6 @@ class _Quiet(ClassificationTask):
     def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
         return {"loss": self.step(batch)[1]}
 
-    def predictions(self, outputs: Tensor) -> Tensor:
-        """Probabilities; LDAM's network gives cosines, and the loss has the factor that makes them logits."""
-        return super().predictions(outputs * getattr(self.loss, "scale", 1.0))
-
 
 class QuietTask(_Quiet):
     """Learns from labels."""

@@ -54,6 +54,12 @@ MIXER = Recipe(
         "--imbalance": Option(
             "--imbalance", "auto (by the counts), none, logit_adjust, drw ...; list shows all", "NAME"
         ),
+        "--teacher": Option(
+            "--model.teacher",
+            "a run or checkpoint that teaches this network, or ema: its own average",
+            "RUN",
+            ("--model", "dlrecipes.tasks.DistillationTask"),
+        ),
         "--folds": Option("--folds", "cross validation: K runs, each without one part of the images", "K"),
         "--loss": Option("--model.loss", "dlrecipes.losses.FocalLoss, my_project.MyLoss ...", "PATH"),
     },

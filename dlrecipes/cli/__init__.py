@@ -30,11 +30,13 @@ class Option:
         target: the full name that it stands for, as ``"--model.model.variant"``.
         help: one line for ``-h``.
         value: what its value is called there.
+        also: further options that come with it, such as the task that has this argument; those that are typed win.
     """
 
     target: str
     help: str
     value: str = "X"
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,11 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
     try:
         aliases = {flag: option.target for flag, option in recipe.options.items()}
         arguments = read_arguments(
-            argv, recipe.preset, embedded=recipe.embedded_preset, aliases=aliases, choose=recipe.choose
+            [*_brought_along(argv, recipe.options), *argv],
+            recipe.preset,
+            embedded=recipe.embedded_preset,
+            aliases=aliases,
+            choose=recipe.choose,
         )
         if arguments.help == "short":
             print(short_help(sys.argv[0], recipe, preset_names(recipe.preset)), end="")
@@ -137,3 +143,9 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+def _brought_along(argv: Sequence[str], options: Mapping[str, Option]) -> list[str]:
+    """Options that come with others; they stand first, so that what is typed wins."""
+    typed = {word.partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    return [word for flag, option in options.items() if flag.replace("-", "_") in typed for word in option.also]

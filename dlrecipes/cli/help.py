@@ -46,7 +46,7 @@ Then: dlrecipes predict RUN IMAGES; dlrecipes check-data PATH
 
 
 def short_help(script: str, recipe: Recipe, presets: Sequence[str]) -> str:
-    """Text of ``-h``, at most 45 lines.
+    """Text of ``-h``, at most 50 lines.
 
     Args:
         script: path of the recipe as the user typed it.

@@ -32,7 +32,21 @@ class Switch:
     averse: tuple[str, ...] = ()
 
 
-SWITCHES: Mapping[str, Switch] = {}
+SWITCHES: Mapping[str, Switch] = {
+    "early_stop": Switch(
+        callback="dlrecipes.callbacks.LossEarlyStopping",
+        argument="patience",
+        type=int | None,
+        help="stop when val/loss has not fallen for N validations, and say why",
+        value="N",
+    ),
+    "doctor": Switch(
+        callback="dlrecipes.callbacks.FitDoctor",
+        help="false: do not say what is wrong with the fit (over-fitting, learning rate ...)",
+        value="BOOL",
+        default=True,
+    ),
+}
 """Those of every recipe."""
 
 

@@ -59,6 +59,11 @@ class LDAMLoss(ClassLoss):
         self.counts = ClassCounts("LDAMLoss", "class_counts", class_counts)
         self.balance = ClassBalance("LDAMLoss", class_weights, beta=effective_beta)
 
+    @property
+    def logit_scale(self) -> float:
+        """What a task multiplies the cosines by before it makes probabilities of them, as the loss does."""
+        return self.scale
+
     def bind(self, info: DataInfo) -> None:
         """Learn how often each class occurs."""
         super().bind(info)

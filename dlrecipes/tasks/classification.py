@@ -85,8 +85,12 @@ class ClassificationTask(ImageTask):
         return targets.float() if targets.dim() == 2 else targets
 
     def predictions(self, outputs: Tensor) -> Tensor:
-        """Probabilities: softmax, or a sigmoid each with several labels."""
-        logits = outputs.float()
+        """Probabilities: softmax, or a sigmoid each with several labels.
+
+        A loss on cosines says by its ``logit_scale`` what they are to be multiplied by; bare, they would be almost the
+        same for all classes.
+        """
+        logits = outputs.float() * float(getattr(self.loss, "logit_scale", 1.0))
         return logits.sigmoid() if self._multilabel else logits.softmax(1)
 
     @property

@@ -135,7 +135,7 @@ def test_a_run_teaches_a_student_by_the_recipe(
     efficientnet: ModuleType, classified: Trained, configs: Path, photos: Path, tmp_path: Path
 ) -> None:
     argv = ["--config", configs / "efficientnet.yaml", "--data", photos, "--output", tmp_path, "--epochs", 1]
-    student = ["--model", "dlrecipes.tasks.DistillationTask", "--model.teacher", classified[0], "--model.weight", 2]
+    student = ["--teacher", classified[0], "--model.weight", 2]
     student += ["--ema", 0.9]  # copies the student, and not the teacher
     outcome = call(efficientnet.main, *argv, *student)
     assert outcome.code == 0, outcome.err

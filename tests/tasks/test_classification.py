@@ -236,3 +236,12 @@ def test_a_loss_and_a_last_layer_that_do_not_belong_together(
     fit(ClassificationTask(CifarResNet(8, head=head), loss), tmp_path, ToyData(train=6, val=2))
     said = capsys.readouterr().out
     assert advice in said if advice else "advice" not in said
+
+
+def test_probabilities_of_cosines_are_those_of_the_loss() -> None:
+    cosines, labels = torch.tensor([[0.9, 0.2, -0.3]]), torch.tensor([0])
+    loss = LDAMLoss(max_margin=0.0, scale=20.0, class_counts=[1.0, 1.0, 1.0])
+    task = bound(loss)
+    found = task.predictions(cosines)
+    assert found[0, 0] > 0.99
+    torch.testing.assert_close(-found.log()[0, 0], loss(cosines, labels))  # without margins it is the cross entropy
