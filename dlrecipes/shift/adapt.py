@@ -65,8 +65,8 @@ def adapt_bn(model: Model, batches: Iterable[Any], *, source_samples: float = 0.
         model: a classifier or a task, trained; it is left as it is.
         batches: tensors or ``ImageBatch``es as the model takes them (a task: uint8), or tuples that begin with them;
             on the model's device. Hundreds of images that are well mixed.
-        source_samples: N, how many images the statistics of training count as; 0: they are forgotten. With few new
-            images, about 16 to 256.
+        source_samples: N, how many images the statistics of training count as; 0: they are forgotten. Above 0 only
+            for tens of images and a mild shift: of a strong one most of the gain is lost.
         passes: over ``batches``.
 
     Returns:
