@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 __all__ = ["SWITCHES", "Switch", "switched_callbacks"]
 
@@ -25,7 +25,7 @@ class Switch:
 
     callback: str
     argument: str = ""
-    type: Any = bool
+    type: Any = bool | None
     help: str
     value: str = "true"
     default: Any = None
@@ -45,6 +45,23 @@ SWITCHES: Mapping[str, Switch] = {
         help="false: do not say what is wrong with the fit (over-fitting, learning rate ...)",
         value="BOOL",
         default=True,
+    ),
+    "sanity": Switch(
+        callback="dlrecipes.callbacks.SanityChecks",
+        help="true: questions before the first step: loss at init, do inputs matter, one batch by heart ...",
+        value="BOOL",
+    ),
+    "activations": Switch(
+        callback="dlrecipes.callbacks.ActivationMonitor",
+        help="true: watch for dead, saturated and exploding units",
+        value="BOOL",
+    ),
+    "shift": Switch(
+        callback="dlrecipes.callbacks.CovariateShiftMonitor",
+        argument="on_shift",
+        type=Literal["warn", "stop", "adapt"] | None,
+        help="warn, stop or adapt where training, test or new data are not of the validation data's kind",
+        value="WHAT",
     ),
 }
 """Those of every recipe."""
