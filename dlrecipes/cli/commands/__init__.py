@@ -24,11 +24,13 @@ COMMANDS = {
     "predict": "predict",
     "export": "export",
     "second-stage": "second_stage",
+    "describe": "describe",
     "report": "report",
     "doctor": "doctor",
     "expand-test": "expand_test",
     "fit-ood": "fit_ood",
     "reweight": "reweight",
+    "shift": "shift",
     "list": "list_parts",
 }
 """Name of a command -> its module in this package."""
