@@ -126,10 +126,11 @@ class ReceptiveField:
     def table(self) -> Table:
         """The layers where map, field or what is seen changes, for rich's ``print``."""
         table = Table(box=None, pad_edge=False)
-        table.add_column("layer", overflow="fold")
-        table.add_column("kind")
+        longest = max(len(layer.name) for layer in self.layers)
+        table.add_column("layer", min_width=longest, no_wrap=True)  # names are for copying
+        table.add_column("kind", min_width=max(len(layer.kind) for layer in self.layers), no_wrap=True)
         for title in ("map", "stride", "field", "first at", "whole image"):
-            table.add_column(title, justify="right")
+            table.add_column(title, justify="right", min_width=len(title), no_wrap=True)
         before: object = None
         for layer in self.layers:
             now = (layer.map_size, layer.size, layer.whole)
