@@ -106,8 +106,10 @@ def init_weights(
     decides; normal or uniform, :math:`U(-\sqrt{3}\sigma, \sqrt{3}\sigma)`, hardly matters.
 
     Before tanh the gain is Glorot and Bengio's 1, not the 5/3 of ``torch.nn.init.calculate_gain``: that keeps the size
-    of the signal, but the gradient grows with every layer. Before a sigmoid it is 1 too, as there: most sigmoids are
-    gates or outputs, which should start undecided. A deep stack of them needs 4, or another activation.
+    of the signal, but the gradient grows with every layer. It matters less than before ReLU, where a variance that is
+    too small is fatal to depth: fifty plain tanh layers learn from He's, too (``benchmarks/init_depth.py``). Before a
+    sigmoid the gain is 1 as there: most are gates or outputs, which should start undecided, and a deep stack of them
+    loses the signal from any start.
 
     Norms start as 1 and 0, with new running statistics; biases as 0.
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -98,3 +99,17 @@ def test_modules_and_functions_have_the_same_names() -> None:
     assert function_activation("tanh", (None,), {}) == activation_of(nn.Tanh())
     assert function_activation(torch.cat, (None,), {}) is None
     assert str(activation_of(nn.LeakyReLU(0.2))) == "leaky_relu(0.2)"
+
+
+@pytest.mark.parametrize(("gain", "per_layer"), [(1.0, "kept"), (5 / 3, "grows")])
+def test_glorots_gain_before_tanh_keeps_the_gradient(gain: float, per_layer: str) -> None:
+    """Mean square of a gradient from layer to layer, where the signal's variance q has settled."""
+
+    def mean(f: Callable[[float], float]) -> float:
+        return quad(lambda z: f(z) * math.exp(-z * z / 2) / math.sqrt(2 * math.pi), -10, 10)[0]
+
+    q = 1.0
+    for _ in range(300):
+        q = gain**2 * mean(lambda z, q=q: math.tanh(math.sqrt(q) * z) ** 2)
+    factor = gain**2 * mean(lambda z: math.cosh(math.sqrt(q) * z) ** -4)
+    assert (0.98 < factor <= 1) if per_layer == "kept" else factor > 1.2
