@@ -201,7 +201,10 @@ for layers in (1, 2, 3, 6):
     for _ in range(layers):
         z = F.conv2d(z, torch.full((1, 1, 1, 3), 1 / 3, dtype=torch.float64), padding=(0, 1))
     panels[1].plot(
-        range(-7, 8), torch.autograd.grad(z[0, 0, 0, 7], row)[0][0, 0, 0], marker=".", label=f"{layers} layer{'s' * (layers > 1)}"
+        range(-7, 8),
+        torch.autograd.grad(z[0, 0, 0, 7], row)[0][0, 0, 0],
+        marker=".",
+        label=f"{layers} layer{'s' * (layers > 1)}",
     )
 panels[1].set(title="the same in one dimension: a bell", xlabel="pixels from the middle")
 panels[1].legend()
