@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,9 +74,9 @@ class Net(nn.Module):
         return self.head(self.body(images).flatten(1))
 
 
-def trainer(monitor: pl.Callback | None, **options: Any) -> pl.Trainer:
+def trainer(monitor: pl.Callback | list[pl.Callback] | None, **options: Any) -> pl.Trainer:
     return pl.Trainer(
-        **{"max_epochs": 3, "logger": False, **options}, accelerator="cpu", callbacks=[monitor] if monitor else [],
+        **{"max_epochs": 3, "logger": False, **options}, accelerator="cpu", callbacks=monitor,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
 
@@ -262,6 +266,23 @@ def test_of_a_stream_the_first_are_taken() -> None:
 
     found = torch.cat(list(DrawnImages(DataLoader(Stream(), batch_size=8), 20, seed=0, epoch=0).batches()))
     assert found.tolist() == list(range(24))
+
+
+@pytest.mark.slow  # two processes
+def test_two_ranks_see_what_one_sees_and_decide_alike(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("shift_ranks.py")
+    finished = subprocess.run(
+        [sys.executable, script, tmp_path], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    one, two = (json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in (0, 1))
+    assert one == two
+    assert one["epochs"] == 3  # stopped: looks are after epochs 3 and 6
+    assert one["sizes"] == [[120, 120]] * 3  # each image once
+    assert one["p"]["training images"] > 0.05 > one["p"]["test images"]
+    assert "the adapted network" in one["said"][-1]
+    assert finished.stdout.count("training stops after epoch 3") == 1
 
 
 @pytest.mark.parametrize(
