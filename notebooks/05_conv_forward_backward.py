@@ -28,12 +28,13 @@ warnings.filterwarnings("ignore", message="IProgress not found")  # a progress b
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
-from dlrecipes.nn import Conv1xN
-from dlrecipes.ops import add, fused_sigmoid_focal_loss
 from sklearn.datasets import load_digits, load_sample_image
 from torch import Tensor, nn
 from torch.autograd import Function, gradcheck
 from torchvision.ops import sigmoid_focal_loss
+
+from dlrecipes.nn import Conv1xN
+from dlrecipes.ops import add, fused_sigmoid_focal_loss
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
