@@ -16,6 +16,7 @@ from dlrecipes.checkpoint_io import load_checkpoint_file
 from dlrecipes.cli.environment import import_from_here
 from dlrecipes.cli.predict_detection import detection_loader, write_detections
 from dlrecipes.cli.predict_images import image_loader, write_labels
+from dlrecipes.data.pixel_check import PixelCheck
 from dlrecipes.errors import UserError
 from dlrecipes.parts import import_object
 from dlrecipes.runs.folder import RunFolder
@@ -39,7 +40,8 @@ def predict(
     A detector writes ``predictions.json`` (COCO results) and ``pictures/NAME.png`` with the boxes; a classifier or
     regressor ``predictions.csv``, ``predictions.json`` and sheets of pictures with what was found. It prints where.
     After ``dlrecipes fit-ood RUN`` each image of a classifier has a column ``ood_p``, small where it is unlike the
-    validation images.
+    validation images. Where the images of a classifier look unlike those of training as a whole (inverted, much
+    darker, red and blue swapped ...), one sentence says so: `dlrecipes.data.PixelCheck`.
 
     Args:
         run: run folder, or a checkpoint.
@@ -67,7 +69,8 @@ def predict(
     folder = _make_folder(Path(output) if output is not None else None, home)
     ood_file = home / OOD_FILE
     scorer = OODScorer.load(ood_file, device) if task.info.task == "classification" and ood_file.is_file() else None
-    found = _predictions(task, loader, device, scorer)
+    pixels = PixelCheck(task.info)
+    found = _predictions(task, loader, device, scorer, pixels)
     try:
         if detector:
             lines = write_detections(found, task.info, threshold, folder)
@@ -76,6 +79,8 @@ def predict(
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): give another --output.") from error
     print(f"{lines[0]} ({checkpoint})", *lines[1:], sep="\n")
+    if advice := pixels.advice():
+        print(f"advice: {advice}")
     return folder
 
 
@@ -115,12 +120,13 @@ def _recorded_task(checkpoint: Path) -> Any:
 
 
 def _predictions(
-    task: BaseTask, loader: DataLoader[Any], device: torch.device, scorer: OODScorer | None
+    task: BaseTask, loader: DataLoader[Any], device: torch.device, scorer: OODScorer | None, pixels: PixelCheck
 ) -> Iterator[tuple[str, torch.Tensor, Any, float | None]]:
     """Path, image as the model saw it, prediction, and how usual it is, of each image."""
     batches = track(loader, description="Predicting", disable=not sys.stderr.isatty(), transient=True)
     with torch.inference_mode():
         for index, batch in enumerate(batches):
+            pixels.add(batch["images"])
             on_device = task.transfer_batch_to_device(batch, device, 0)
             usual: list[float | None] = [None] * len(batch["paths"])
             if scorer is not None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dlrecipes.data.loader import ResumableDataLoader, make_loader
     from dlrecipes.data.mixing import MixSamples
     from dlrecipes.data.parquet_images import ParquetImages
+    from dlrecipes.data.pixel_check import PixelCheck, check_pixels
     from dlrecipes.data.predict import find_images, predict_loader
     from dlrecipes.data.records import DetectionRecord, DetectionSource
     from dlrecipes.data.resample import ResampledEpochSampler
@@ -57,12 +58,14 @@ __all__ = [
     "MixSamples",
     "ParquetImages",
     "PathImages",
+    "PixelCheck",
     "ResampledEpochSampler",
     "ResumableDataLoader",
     "StrongAugment",
     "TorchvisionImages",
     "array_source",
     "check_data",
+    "check_pixels",
     "embedded_digits",
     "export_coco",
     "find_images",
@@ -95,12 +98,14 @@ _MODULES = {
     "MixSamples": "mixing",
     "ParquetImages": "parquet_images",
     "PathImages": "image_files",
+    "PixelCheck": "pixel_check",
     "ResampledEpochSampler": "resample",
     "ResumableDataLoader": "loader",
     "StrongAugment": "strong",
     "TorchvisionImages": "image_files",
     "array_source": "arrays",
     "check_data": "check",
+    "check_pixels": "pixel_check",
     "embedded_digits": "digits",
     "export_coco": "scenes_export",
     "find_images": "predict",

@@ -10,9 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from dlrecipes.data.audit_report import AuditReport, SplitStats
 from dlrecipes.data.box_checks import refuse_misread_boxes, refuse_non_finite_boxes, repair_boxes
+from dlrecipes.data.images import read_image
 from dlrecipes.data.layout import shown
+from dlrecipes.data.near_duplicates import find_near_copies, near_copy_warnings
 from dlrecipes.data.probe import ImageFacts, probe_images
 from dlrecipes.data.records import DetectionRecord, DetectionSource, Finding
 from dlrecipes.errors import UserError
@@ -36,7 +40,8 @@ def audit(
     - Every image is decoded completely (remembered by path, size and time of change: `probe_images`).
     - Sizes written in the annotations are replaced by the files' own.
     - Boxes are clipped to the image, boxes without area dropped; both are counted and named.
-    - Splits are compared by content: an image in two of them is a warning.
+    - Splits are compared by content: an image in two of them is a warning, and so is one that has a near copy in
+      another one (`find_near_copies`).
 
     Args:
         source: from `read_detection`, with or without `split_by_seed`.
@@ -77,7 +82,7 @@ def audit(
         splits={name: SplitStats.of(records, len(source.classes), stride) for name, records in splits.items()},
         total=SplitStats.of(_each_image_once(repaired.values()), len(source.classes), stride),
         findings=tuple(dict.fromkeys(findings)),
-        warnings=tuple(_warnings(done, facts)),
+        warnings=(*_warnings(done, facts), *_near_copies(done, facts, workers, show_progress)),
         stride=stride,
     )
 
@@ -190,6 +195,23 @@ def _warnings(source: DetectionSource, facts: Mapping[str, ImageFacts]) -> Itera
             f"{len(turned)} images carry an EXIF rotation, which is not applied ({shown(turned[0], source.root)}); "
             "if the boxes were drawn on the rotated pictures, save these rotated."
         )
+
+
+def _near_copies(
+    source: DetectionSource, facts: Mapping[str, ImageFacts], workers: int | None, show_progress: bool
+) -> Iterable[str]:
+    paths = list(dict.fromkeys(r.path for records in source.splits.values() for r in records))
+    row_of = {path: row for row, path in enumerate(paths)}
+    found = find_near_copies(
+        {s: np.array([row_of[r.path] for r in records], np.int64) for s, records in source.splits.items()},
+        np.array([facts[path].fingerprint for path in paths], dtype=np.uint64),
+        [facts[path].digest for path in paths],
+        np.array([(facts[path].height, facts[path].width) for path in paths], dtype=np.int64),
+        lambda row: read_image(paths[row]),
+        workers=workers,
+        show_progress=show_progress,
+    )
+    yield from near_copy_warnings(found, lambda row: shown(paths[row], source.root), remedy="")
 
 
 def _leaks(source: DetectionSource, facts: Mapping[str, ImageFacts]) -> Iterable[str]:

@@ -19,6 +19,7 @@ from dlrecipes.data.image_report import ImageAuditReport, ImageStats
 from dlrecipes.data.image_source import ImageSource, ImageTable
 from dlrecipes.data.image_warnings import audit_warnings
 from dlrecipes.data.layout import shown
+from dlrecipes.data.near_duplicates import find_near_copies, near_copy_warnings
 from dlrecipes.data.records import Finding
 from dlrecipes.errors import UserError
 
@@ -45,7 +46,8 @@ def audit_images(
 
     - Every image is decoded completely (remembered by name, size and time of change: `probe_source`).
     - Targets and weights must be finite, classes must occur in training.
-    - Images are compared by content: one that is in two splits, or has two labels, is a warning.
+    - Images are compared by content: one that is in two splits, or has two labels, is a warning; so is one that has a
+      near copy in another split (`find_near_copies`).
 
     The training split is ``train``, ``trainval`` or ``all``, otherwise the first.
 
@@ -79,7 +81,10 @@ def audit_images(
         source=done,
         splits={name: ImageStats.of(table, done) for name, table in done.splits.items()},
         findings=tuple(findings),
-        warnings=tuple(audit_warnings(done, facts, train, folder)),
+        warnings=(
+            *audit_warnings(done, facts, train, folder),
+            *_near_copies(done, facts, folder, workers, show_progress),
+        ),
         conversions=dict(forms.most_common()),
         turned=int(np.isin(facts.orientation, range(2, 9)).sum()),
     )
@@ -142,6 +147,7 @@ def _with_sizes(source: ImageSource, facts: SourceFacts) -> tuple[ImageSource, S
         splits[name] = sized if keep.all() else take(sized, np.flatnonzero(keep))
     left = SourceFacts(
         digest=facts.digest[readable],
+        fingerprint=facts.fingerprint[readable],
         sizes=facts.sizes[readable],
         mode=facts.mode[readable],
         orientation=facts.orientation[readable],
@@ -149,6 +155,33 @@ def _with_sizes(source: ImageSource, facts: SourceFacts) -> tuple[ImageSource, S
         missing=frozenset(),
     )
     return replace(source, splits=splits, problems=()), left
+
+
+def _near_copies(
+    source: ImageSource, facts: SourceFacts, folder: str, workers: int | None, show_progress: bool
+) -> Iterable[str]:
+    if source.format == "digits":  # 8×8 scans, a writer each: some are alike at any size, none is a copy
+        return
+    places = [(table.images, index) for table in source.splits.values() for index in range(len(table))]
+    ends = np.cumsum([len(table) for table in source.splits.values()])
+    rows = {
+        name: np.arange(end - len(table), end)
+        for (name, table), end in zip(source.splits.items(), ends.tolist(), strict=True)
+    }
+    found = find_near_copies(
+        rows,
+        facts.fingerprint,
+        facts.digest,
+        facts.sizes,
+        lambda row: places[row][0].read(places[row][1]),
+        workers=workers,
+        show_progress=show_progress,
+    )
+    yield from near_copy_warnings(
+        found,
+        lambda row: shown(places[row][0].name(places[row][1]), folder),
+        remedy=", or keep groups together with --data.fold_groups",
+    )
 
 
 def _refuse_unusable_numbers(source: ImageSource, split: str, table: ImageTable, folder: str) -> None:

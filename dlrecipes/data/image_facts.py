@@ -19,6 +19,8 @@ __all__ = [
     "Statistics",
     "are_digits",
     "image_info",
+    "level_shares",
+    "moments",
     "pixel_statistics",
     "small_side",
     "with_image_splits",
@@ -114,11 +116,22 @@ def pixel_statistics(read: Callable[[int], NDArray[np.uint8]], count: int, *, mo
     share = np.zeros((3, 256))
     positions = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
     for index in positions.tolist():
-        image = read(index)
-        for channel in range(3):
-            levels = np.bincount(image[..., channel].ravel(), minlength=256)
-            share[channel] += levels / (image.shape[0] * image.shape[1])
-    share /= max(len(positions), 1)
+        share += level_shares(read(index))
+    return moments(share / max(len(positions), 1))
+
+
+def level_shares(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """float64 [3, 256]: which share of the pixels of a picture, uint8 [H, W, 3], has each level, by channel."""
+    levels = np.stack([np.bincount(image[..., channel].ravel(), minlength=256) for channel in range(3)])
+    return np.asarray(levels / (image.shape[0] * image.shape[1]), dtype=np.float64)
+
+
+def moments(share: NDArray[np.float64]) -> Statistics:
+    """Mean and standard deviation of each channel, of shares [3, 256] that sum to 1: levels count as 0..1.
+
+    Returns:
+        mean; standard deviation, at least one level.
+    """
     value = np.arange(256) / 255.0
     mean = share @ value
     variance = (share * (value - mean[:, None]) ** 2).sum(axis=1)

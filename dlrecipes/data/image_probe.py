@@ -1,7 +1,7 @@
 """Decoding every image of a data set once, wherever it lies, and remembering the outcome by name, size and time.
 
 `probe_images` does this for detection, whose annotations name files. Here a million images must be light: what is known
-about one takes 26 bytes, and looking all of them up is one binary search in a sorted array.
+about one takes 34 bytes, and looking all of them up is one binary search in a sorted array.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rich.progress import track
 
 from dlrecipes.data.image_files import decode_at
 from dlrecipes.data.image_source import ImageFiles
+from dlrecipes.data.near_duplicates import fingerprint
 from dlrecipes.data.probe import cache_folder
 from dlrecipes.errors import UserError
 
@@ -34,9 +35,12 @@ MODES = (
 """Pillow's names of pixel formats; a fact's ``mode`` is a position in this tuple, 0 for any other."""
 
 # Raise when what is stored, or how an image is decoded, changes: older caches are then ignored.
-_VERSION = 2
+_VERSION = 3
 _FACT = np.dtype(
-    [("key", "<u8"), ("digest", "<u8"), ("height", "<i4"), ("width", "<i4"), ("mode", "u1"), ("orientation", "u1")]
+    [
+        *(("key", "<u8"), ("digest", "<u8"), ("fingerprint", "<u8")),
+        *(("height", "<i4"), ("width", "<i4"), ("mode", "u1"), ("orientation", "u1")),
+    ]
 )
 _CHUNK = 64  # images a task of a thread: handing over single small ones costs as much as decoding them
 
@@ -47,6 +51,7 @@ class SourceFacts:
 
     Attributes:
         digest: uint64 [n], hash of the decoded pixels and their shape, so that a copy with other metadata is a copy.
+        fingerprint: uint64 [n], by which near copies are found; 0 if none.
         sizes: int64 [n, 2], (height, width); 0 where decoding failed.
         mode: uint8 [n], position in ``MODES``.
         orientation: uint8 [n], EXIF orientation that the image was turned upright from, 1 if none.
@@ -55,6 +60,7 @@ class SourceFacts:
     """
 
     digest: NDArray[np.uint64]
+    fingerprint: NDArray[np.uint64]
     sizes: NDArray[np.int64]
     mode: NDArray[np.uint8]
     orientation: NDArray[np.uint8]
@@ -95,7 +101,13 @@ def probe_source(
         _store(cache_file, np.delete(facts, list(errors)))
     sizes = np.stack([facts["height"], facts["width"]], axis=1).astype(np.int64)
     return SourceFacts(
-        facts["digest"], sizes, facts["mode"], facts["orientation"], errors, frozenset(missing) & errors.keys()
+        digest=facts["digest"],
+        fingerprint=facts["fingerprint"],
+        sizes=sizes,
+        mode=facts["mode"],
+        orientation=facts["orientation"],
+        errors=errors,
+        missing=frozenset(missing) & errors.keys(),
     )
 
 
@@ -120,7 +132,7 @@ def _decode_all(
             digest = _hash(pixels.data, f"{width}x{height}")
             known = MODES.index(mode) if mode in MODES else 0
             turned = orientation if orientation in range(1, 9) else 1  # metadata may hold anything
-            facts[row] = (facts["key"][row], digest, height, width, known, turned)
+            facts[row] = (facts["key"][row], digest, fingerprint(pixels), height, width, known, turned)
 
     chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
     console = Console(stderr=True)

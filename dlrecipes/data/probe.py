@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import track
 
 from dlrecipes.data.images import decode_image
+from dlrecipes.data.near_duplicates import fingerprint
 from dlrecipes.errors import UserError
 
 __all__ = ["ImageFacts", "cache_folder", "probe_images"]
 
 # Raise when what is stored, or how an image is decoded, changes: older caches are then ignored.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class ImageFacts:
         orientation: EXIF orientation, 1 if none.
         error: empty, or why there are no pixels.
         missing: there is no such file.
+        fingerprint: by which near copies are found; 0 if none.
     """
 
     width: int = 0
@@ -41,6 +43,7 @@ class ImageFacts:
     orientation: int = 1
     error: str = ""
     missing: bool = False
+    fingerprint: int = 0
 
 
 def cache_folder() -> Path:
@@ -106,7 +109,7 @@ def _probe(path: str) -> ImageFacts:
         return ImageFacts(error=str(error))
     height, width = pixels.shape[:2]
     digest = hashlib.blake2b(pixels.data, digest_size=16, person=f"{width}x{height}".encode()[:16]).hexdigest()
-    return ImageFacts(width, height, digest, orientation)
+    return ImageFacts(width, height, digest, orientation, fingerprint=fingerprint(pixels))
 
 
 def _load(file: Path) -> dict[str, tuple[tuple[int, int], ImageFacts]]:
