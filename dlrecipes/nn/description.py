@@ -160,7 +160,8 @@ def _stages(model: nn.Module, layers: Sequence[LayerField], costs: Costs) -> lis
         parameters[size] += sum(p.numel() for p in own)
         below = (costs.flops.get(f"{name}.{child}" if name else child, 0) for child, _ in module.named_children())
         flops[size] += costs.flops.get(name, 0) - sum(below)
-    weighted = {name for name, m in model.named_modules() if any(p.dim() > 1 for p in m.parameters(recurse=False))}
+    leaves = {name: module for name, module in model.named_modules() if next(module.children(), None) is None}
+    weighted = {name for name, module in leaves.items() if any(p.dim() > 1 for p in module.parameters())}
     return [_stage(size, groups[size], weighted, parameters[size], flops[size]) for size in sizes]
 
 

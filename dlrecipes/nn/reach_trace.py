@@ -23,16 +23,16 @@ _WORTH = 100_000_000  # numbers that a pass on a larger canvas may handle: secon
 
 @dataclass(frozen=True)
 class TracedLayer:
-    """A layer's first output, when the layer was called.
+    """The first output of a layer, or of a block of them, when it was called.
 
     Attributes:
         place: the layer.
-        module: it; None: the model's own output.
+        module: it.
         reach: what its output has seen.
     """
 
     place: Place
-    module: nn.Module | None
+    module: nn.Module
     reach: Reach
 
 
@@ -41,7 +41,6 @@ class Pass:
     """What one pass found.
 
     Attributes:
-        model: its class.
         size: of the image.
         layers: in the order of their calls.
         output: what the model's first output has seen; None: it was not reached, or has seen nothing.
@@ -50,7 +49,6 @@ class Pass:
         adaptive: sizes of the maps that went into adaptive pooling, in the order of the calls.
     """
 
-    model: Place
     size: tuple[int, int]
     layers: list[TracedLayer] = field(default_factory=list)
     output: Reach | None = None
@@ -67,7 +65,7 @@ def trace(model: nn.Module, image: Tensor, like: Pass | None = None) -> Pass:
         image: [1, C, H, W] on the device ``meta``.
         like: a pass at the real image size, whose adaptive pooling this one takes over.
     """
-    found = Pass(Place("", type(model).__name__), (image.shape[-2], image.shape[-1]))
+    found = Pass((image.shape[-2], image.shape[-1]))
     follower = _Follower(image, found, like)
     with ExitStack() as stack:
         for name, module in model.named_modules():
@@ -98,17 +96,18 @@ def _slow_attention() -> Iterator[None]:
 
 @contextmanager
 def _hooked(module: nn.Module, place: Place, follower: _Follower) -> Iterator[None]:
-    """Tell the follower where it is."""
-    leaf = next(module.children(), None) is None
+    """Tell the follower where it is; note what comes out of it, unless the layer before has just given the same."""
 
     def before(_module: nn.Module, _args: Any) -> None:
         follower.places.append(place)
 
     def after(_module: nn.Module, _args: Any, output: Any) -> None:
         follower.places.pop()
-        reach = next((r for t in tensors(output) if (r := follower.look_up(t))), None) if leaf else None
-        if reach is not None:
-            follower.found.layers.append(TracedLayer(place, module, reach))
+        reach = next((r for t in tensors(output) if (r := follower.look_up(t))), None)
+        layers = follower.found.layers
+        leaf = next(module.children(), None) is None
+        if reach is not None and (leaf or not layers or layers[-1].reach is not reach):
+            layers.append(TracedLayer(place, module, reach))
 
     handles = [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     try:

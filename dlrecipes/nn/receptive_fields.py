@@ -26,7 +26,7 @@ _SECOND = 256  # pixels that the second canvas has at least
 
 @dataclass(frozen=True)
 class LayerField:
-    """One call of one layer.
+    """One call of one layer, or of a block whose output is not its last layer's.
 
     Attributes:
         name, kind: of the layer, ``"layer1.0.conv2"`` and ``"Conv2d 3x3"``; no name: the model's own output.
@@ -228,8 +228,6 @@ def _canvases(shapes: nn.Module, channels: int, real: tuple[int, int]) -> list[_
 def _canvas(found: Pass, first: _Canvas | None) -> _Canvas:
     """As far as the pass went the same way as the first."""
     rows = list(found.layers)
-    if found.output is not None and not (rows and rows[-1].reach is found.output):
-        rows.append(TracedLayer(found.model, None, found.output))
     if first is not None:
         same = [row.place == other.place for row, other in zip(rows, first.rows, strict=False)]
         rows = rows[: same.index(False) if False in same else len(same)]

@@ -73,7 +73,7 @@ def test_saved_memory_is_what_autograd_saves_with_numbers(make) -> None:  # type
     ("make", "depth", "millions", "giga", "widths"),
     [
         (tv.resnet18, 18, 11.689512, 1.814, [64, 64, 128, 256, 512, 1000]),
-        (tv.resnet50, 50, 25.557032, 4.089, [64, 256, 512, 1024, 2048, 1000]),
+        pytest.param(*(tv.resnet50, 50, 25.557032, 4.089, [64, 256, 512, 1024, 2048, 1000]), marks=pytest.mark.slow),
     ],
 )
 def test_known_networks(make, depth: int, millions: float, giga: float, widths: list[int]) -> None:  # type: ignore[no-untyped-def]

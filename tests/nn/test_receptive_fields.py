@@ -7,6 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision.models as tv
+from reach_nets import Branches
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ def _without_weights(make, *args, **kwargs) -> nn.Module:  # type: ignore[no-unt
     [
         (lambda: tv.resnet18(), 435, 32, 18),
         (lambda: tv.resnet50(), 427, 32, 50),
-        (lambda: timm.create_model("resnet50"), 427, 32, 50),
+        pytest.param(lambda: timm.create_model("resnet50"), 427, 32, 50, marks=pytest.mark.slow),
         (lambda: tv.vgg16(), 212, 32, 16),
         (lambda: timm.create_model("mobilenetv1_100"), 315, 32, 28),
         (lambda: tv.alexnet(), 195, 32, 8),
@@ -74,10 +75,9 @@ def test_a_pair_sees_what_its_square_sees(n: int) -> None:
 @pytest.mark.parametrize(
     ("plan", "field"),
     [
-        (StagePlan(), 435),  # resnet18's, at half its width
-        (StagePlan(early_pool=False), 109),
+        (StagePlan(early_pool=False), 109),  # (435 - 11) / 4 of resnet18's, and 3 of the stem
         (StagePlan(dilation=(1, 1, 1, 2)), 467),  # the convolution that had the stride reaches 32 pixels further
-        (StagePlan(block="conv1xn", kernel=3), 435),
+        (StagePlan(depth=(1, 1), width=(8, 8), block="conv1xn"), 11 + 2 * 6 * 4 + 6 * 4 + 6 * 8),
     ],
 )
 def test_plans(plan: StagePlan, field: int) -> None:
@@ -87,6 +87,22 @@ def test_plans(plan: StagePlan, field: int) -> None:
     assert found.size == (field, field)
     assert found.stride == (plan.total_stride,) * 2
     assert found.global_from == "pool"
+
+
+def test_a_block_sees_what_its_widest_branch_sees() -> None:
+    found = receptive_field(nn.Sequential(Branches(), nn.AdaptiveAvgPool2d(1)), 64)
+    assert {layer.name: layer.size for layer in found.layers if layer.map_size} == {
+        "0.stem": (3, 3),
+        "0.a": (3, 3),
+        "0.b.0": (3, 3),
+        "0.b.1": (3, 11),
+        "0.b.2": (11, 11),
+        "0.c": (15, 15),  # dilated by 3 at stride 2
+        "0.d.0": (7, 7),
+        "0.d.1": (7, 7),
+        "0": (15, 15),
+    }
+    assert found.last.name == "0"
 
 
 def test_efficientnet_sees_the_whole_image_from_its_first_gate_on() -> None:

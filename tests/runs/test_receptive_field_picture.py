@@ -17,9 +17,7 @@ def _net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, (3, 7), padding=(1, 3)), nn.Conv2d(4, 4, 3, 2, 1), nn.AdaptiveAvgPool2d(1))
 
 
-@pytest.mark.parametrize(
-    ("effective", "image", "panels"), [(False, False, 1), (True, False, 2), (True, True, 2), (False, True, 2)]
-)
+@pytest.mark.parametrize(("effective", "image", "panels"), [(False, False, 1), (True, False, 2), (False, True, 2)])
 def test_what_is_given_is_drawn(tmp_path: Path, effective: bool, image: bool, panels: int) -> None:
     net, target = _net(), tmp_path / "field.png"
     draw_receptive_field(
