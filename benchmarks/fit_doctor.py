@@ -1,10 +1,12 @@
 """FitDoctor on trainings that were made ill, and on healthy ones: a confusion table.
 
 Small real trainings through Lightning (8 x 8 digits, breast cancer, diabetes of scikit-learn; MLPs and CNNs). The
-rules' thresholds were set on the settings ``tuned`` with seeds 0 and 1; the table is of ``held_out``: other networks,
-optimizers, rates, noise and sizes, with other seeds, written before they were first run and not changed since.
+rules' thresholds were set on the settings ``tuned``; the table is of ``held_out``: other networks, optimizers, rates,
+noise and sizes, with other seeds, written before they were first run. A first held-out set, seeds 10 to 14, had no
+alarm in 65 healthy runs, but missed over-fitting that shows by the gap alone, and under-fitting half-way; rules were
+mended for that, its settings went into ``tuned``, and ``held_out`` is a second set.
 
-    python benchmarks/fit_doctor.py                                  # table of the held-out settings, 6 CPU minutes
+    python benchmarks/fit_doctor.py                                  # table of the held-out settings, 5 CPU minutes
     python benchmarks/fit_doctor.py --settings tuned --seeds 0 1
 """
 
@@ -128,13 +130,7 @@ def tuned() -> list[Setting]:
         S(illness="label_noise", labels=0.3, val_labels=0.3, width=256, decay=0.0, epochs=80),
         S(illness="diverged", sgd=True, lr=30.0, decay=0.0, epochs=15, depth=3),
         S(illness="diverged", data="diabetes", depth=0, sgd=True, lr=1.0, decay=0.0, epochs=15),
-    ]
-
-
-def held_out() -> list[Setting]:
-    """Of the table: no setting, and no seed, is one of those above."""
-    S = Setting
-    return [
+        # the first held-out set
         S(illness=HEALTHY, width=96, depth=1, lr=2e-3, schedule="cosine", epochs=35),
         S(illness=HEALTHY, depth=3, sgd=True, lr=0.03, decay=1e-3, schedule="cosine", batch=32, epochs=25),
         S(illness=HEALTHY, cnn=True, width=12, lr=5e-3, schedule="cosine", epochs=25),
@@ -149,23 +145,11 @@ def held_out() -> list[Setting]:
         S(illness=HEALTHY, dropout=0.3, width=128, lr=2e-3, schedule="cosine", epochs=50),
         S(illness=HEALTHY, train=700, val=200, batch=32, epochs=30),
         S(illness="over_fitting", cnn=True, train=70, pixels=0.3, lr=2e-3, decay=0.0, epochs=120, width=32),
-        S(
-            illness="over_fitting",
-            train=100,
-            pixels=0.4,
-            width=512,
-            depth=1,
-            sgd=True,
-            lr=0.05,
-            decay=0,
-            batch=20,
-            epochs=120,
-        ),
+        S(illness="over_fitting", train=100, pixels=0.4, width=512, depth=1, sgd=True, lr=0.05, decay=0.0, epochs=120),
         S(illness="over_confident", width=192, pixels=0.25, train=1100, sgd=True, lr=0.1, decay=0.0, epochs=100),
         S(illness="over_confident", width=128, norm=True, pixels=0.22, lr=2e-3, decay=0.0, epochs=90),
         S(illness="under_fitting", width=2, lr=0.01, schedule="cosine", epochs=60),
         S(illness="under_fitting", width=24, dropout=0.85, lr=5e-3, schedule="cosine", epochs=50),
-        S(illness="noisy", batch=3, lr=8e-3, val=35, train=500, pixels=0.25, epochs=20),
         S(illness="noisy", batch=4, lr=8e-3, val=40, train=500, norm=True, epochs=25),
         S(illness="unfinished", width=48, sgd=True, lr=0.02, train=700, epochs=7),
         S(illness="unfinished", cnn=True, width=12, lr=2e-3, schedule="cosine", train=600, epochs=6),
@@ -177,6 +161,39 @@ def held_out() -> list[Setting]:
         S(illness="label_noise", labels=0.3, val_labels=0.3, width=200, sgd=True, lr=0.08, decay=0.0, epochs=90),
         S(illness="diverged", sgd=True, lr=50.0, decay=0.0, epochs=15),
         S(illness="diverged", data="diabetes", depth=0, sgd=True, lr=2.0, decay=0.0, batch=50, epochs=12),
+    ]
+
+
+def held_out() -> list[Setting]:
+    """Of the table: no setting, and no seed, is one of those above."""
+    S = Setting
+    return [
+        S(illness=HEALTHY, width=48, depth=3, lr=1.5e-3, schedule="warm", epochs=40),
+        S(illness=HEALTHY, cnn=True, width=10, depth=3, norm=True, lr=4e-3, schedule="cosine", epochs=18),
+        S(illness=HEALTHY, width=112, sgd=True, lr=0.08, decay=3e-4, schedule="step", batch=48, epochs=30),
+        S(illness=HEALTHY, width=144, augment=0.2, lr=3e-3, schedule="cosine", epochs=45),
+        S(illness=HEALTHY, width=112, mixup=0.4, smoothing=0.05, lr=3e-3, schedule="warm", epochs=40),
+        S(illness=HEALTHY, data="cancer", width=24, lr=2e-3, decay=0.2, schedule="cosine", epochs=30, batch=48),
+        S(illness=HEALTHY, data="diabetes", width=8, depth=1, lr=5e-3, decay=0.2, schedule="cosine", batch=48),
+        S(illness=HEALTHY, train=800, val=300, dropout=0.1, lr=3e-3, schedule="cosine", epochs=30, batch=40),
+        S(illness="over_fitting", cnn=True, width=24, train=90, pixels=0.35, lr=3e-3, decay=0.0, epochs=100, batch=32),
+        S(illness="over_fitting", data="diabetes", width=128, lr=5e-3, decay=0.0, epochs=80, batch=24),
+        S(illness="over_confident", width=160, train=1100, pixels=0.2, sgd=True, lr=0.06, decay=0.0, epochs=110),
+        S(illness="over_confident", data="cancer", width=96, depth=3, lr=2e-3, decay=0.0, epochs=80),
+        S(illness="under_fitting", width=1, lr=0.02, schedule="cosine", epochs=50),
+        S(illness="under_fitting", decay=14.0, lr=0.02, width=80, epochs=30),
+        S(illness="noisy", batch=6, lr=0.012, val=45, train=550, norm=True, epochs=20),
+        S(illness="noisy", data="cancer", batch=3, lr=0.012, val=25, epochs=20, decay=0.05),
+        S(illness="unfinished", width=56, sgd=True, lr=0.015, train=900, epochs=6),
+        S(illness="unfinished", cnn=True, width=20, lr=8e-4, schedule="cosine", train=700, epochs=7),
+        S(illness="lr_too_high", width=80, depth=3, lr=0.2, epochs=20),
+        S(illness="lr_too_high", sgd=True, lr=1.6, decay=0.0, schedule="cosine", epochs=25, batch=48),
+        S(illness="lr_too_low", width=112, lr=6e-6, schedule="cosine", epochs=30),
+        S(illness="lr_too_low", depth=3, sgd=True, lr=1.5e-4, epochs=25),
+        S(illness="label_noise", labels=0.25, width=280, lr=3e-3, decay=0.0, epochs=60),
+        S(illness="label_noise", labels=0.35, val_labels=0.2, width=240, sgd=True, lr=0.06, decay=0.0, epochs=90),
+        S(illness="diverged", sgd=True, lr=70.0, width=96, decay=0.0, epochs=12),
+        S(illness="diverged", data="diabetes", depth=0, sgd=True, lr=1.5, decay=0.0, batch=40, epochs=12),
     ]
 
 
@@ -351,7 +368,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", choices=("held_out", "tuned"), default="held_out")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[20, 21, 22, 23, 24])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     quiet_lightning()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dlrecipes.callbacks.proximal_l1 import ProximalL1
     from dlrecipes.callbacks.sanity_checks import SanityChecks
     from dlrecipes.callbacks.shift_monitor import CovariateShiftMonitor
+    from dlrecipes.callbacks.staged_recipe import StagedRecipe
     from dlrecipes.callbacks.time_budget import TimeBudget
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "NonFiniteStop",
     "ProximalL1",
     "SanityChecks",
+    "StagedRecipe",
     "StopRequested",
     "TimeBudget",
 ]
@@ -59,6 +61,7 @@ _MODULES = {
     "NonFiniteStop": "non_finite",
     "ProximalL1": "proximal_l1",
     "SanityChecks": "sanity_checks",
+    "StagedRecipe": "staged_recipe",
     "StopRequested": "graceful_stop",
     "TimeBudget": "time_budget",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -203,6 +204,7 @@ class ClassificationData(L.LightningDataModule):
         self._notes: list[str] = []
         self._caches: dict[tuple[str, int | None], ImageCache] = {}
         self._datasets: dict[str, ImageDataset] = {}
+        self._augments = self._mixes = True
 
     @property
     def info(self) -> DataInfo:
@@ -331,7 +333,24 @@ class ClassificationData(L.LightningDataModule):
         Returns:
             images uint8, or float32 after mixing, [B, 3, image_size, image_size].
         """
-        return self._planned().step(batch, training=training)
+        step = self._planned().step
+        if training and not (self._augments and self._mixes):
+            step = replace(
+                step, augment=step.augment if self._augments else None, mix=step.mix if self._mixes else None
+            )
+        return step(batch, training=training)
+
+    def set_augmentation(self, *, augment: bool | None = None, mix: bool | None = None) -> None:
+        """Switch what training does to pictures, from the next epoch on; a training in stages calls it between two.
+
+        Args:
+            augment: whether ``augment`` is used, on the device and in the data workers; None: as it was.
+            mix: whether ``mix`` is; None: as it was.
+        """
+        self._augments = self._augments if augment is None else augment
+        self._mixes = self._mixes if mix is None else mix
+        if "train" in self._datasets:
+            self._datasets["train"].set_augmentation(self._augments)
 
     def _note(self, text: str) -> None:
         if text not in self._notes:
@@ -390,6 +409,8 @@ class ClassificationData(L.LightningDataModule):
                 transform=plan.transform if training else None,
                 seed=self.seed,
             )
+            if training:
+                self._datasets[role].set_augmentation(self._augments)
         return self._datasets[role]
 
     def _loader(self, role: str) -> ResumableDataLoader:

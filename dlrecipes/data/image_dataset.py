@@ -60,6 +60,8 @@ class ImageDataset(Dataset[ImageBatch]):
         self.crop_fraction = crop_fraction
         self.transform = transform
         self.seed = seed
+        self._augments = torch.ones((), dtype=torch.bool)
+        self._augments.share_memory_()  # type: ignore[no-untyped-call]  # workers that live on see it change
 
     def __len__(self) -> int:
         return len(self.table)
@@ -93,6 +95,10 @@ class ImageDataset(Dataset[ImageBatch]):
             "paths": [self.table.images.name(position) for position in index.tolist()],
         }
 
+    def set_augmentation(self, on: bool) -> None:
+        """Leave ``transform`` out from the next batch that is asked for, or use it again, in workers too."""
+        self._augments.fill_(on)
+
     @property
     def is_one_copy(self) -> bool:
         """Whether a batch takes so little that worker processes would only cost time."""
@@ -112,7 +118,7 @@ class ImageDataset(Dataset[ImageBatch]):
     def _picture(self, epoch: int, draw: int) -> NDArray[np.uint8]:
         index = draw % len(self)
         image = self.table.images.read(index) if self.cache is None else self.cache[index]
-        if self.transform is None:
+        if self.transform is None or not self._augments:
             return image if self.image_size is None else evaluation_image(image, self.image_size, self.crop_fraction)
         image = self.transform(image, sample_seed(self.seed, epoch, draw))
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:

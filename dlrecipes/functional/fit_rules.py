@@ -13,11 +13,13 @@ learning rate too low       L fell by less than 20 % since the first epoch, in s
 noisy                       in the second half σ of V ≥ 12 % of V and σ of S ≥ .012 (8 % and .035; 25 % without S)
 label noise suspected       V rose as below; accuracy fell by ≥ .04 and 3 σ from its best, while training accuracy rose
                             by ≥ .1
-over-fitting                V rose, and S did not, or training accuracy is ≥ .14 ahead and V stopped falling
+over-fitting                V rose, and S did not, or training accuracy is ahead by ≥ .25, or by ≥ .14 and V stopped
+                            falling
 over-confident              V rose, while S held or rose: classes are right, probabilities are not
-unfinished                  V ≥ .2 L₀, S still rises, L fell by ≥ 2 % of L₀; and in the last third of the training came
-                            ≥ 25 % of the fall of L and of V, or ≥ 10 % where both fall by ≥ 1 % of L₀ an epoch
-under-fitting               L ≥ .55 L₀ and V ≥ .5 L₀, and neither falls any more
+unfinished                  V ≥ .2 L₀, L fell by ≥ 2 % of L₀; and in the last third of the training came ≥ 25 % of the
+                            fall of L and of V, or ≥ 10 % where both fall by ≥ 1 % of L₀ an epoch; S still rises where
+                            V < .5 L₀; training accuracy is not .2 behind, as where dropout holds it back
+under-fitting               L ≥ .55 L₀ and V ≥ .5 L₀, or both ≥ .4 L₀ and accuracy < .7; and neither falls any more
 ==========================  ==========================================================================================
 
 V *rose* by ≥ 15 % from its lowest, ≥ 1.5 % of L₀ and 3 σ. A fall *at the end* is measured on a clock of learning rates
@@ -184,11 +186,11 @@ def over_fitting(curves: Curves) -> Verdict | None:
     """The training images are learnt by heart: validation gets worse, or stands still far behind."""
     rise, gap = _rise(curves), _gap(curves)
     held = _score_since(curves)
-    far_behind = gap is not None and gap >= 0.14 and _past_its_best(curves)
+    far_behind = gap is not None and (gap >= 0.25 or (gap >= 0.14 and _past_its_best(curves)))
     worse = rise is not None and (held is None or not held) and (gap is None or gap >= 0.14 or held is False)
     if len(measured(curves.val_loss)[1]) < _FEWEST or not (far_behind or worse):
         return None
-    where, losses = _judged_loss(curves)
+    where, losses = _judged_loss(curves, smoothed=False)
     best = int(np.argmin(losses))
     ahead = "" if gap is None else f", and the training accuracy is {gap:.3f} ahead of that of validation"
     return Verdict(
@@ -243,7 +245,10 @@ def unfinished(curves: Curves) -> Verdict | None:
         shares.append(fall_share(values, done[epochs], curves.start))
     fell = curves.start - smooth(curves.train_loss)[-1]
     fast, steady = min(paces) >= 0.01 and min(shares) >= 0.1, min(shares) >= _STEADY
-    if losses[-1] < 0.2 * curves.start or fell < 0.02 * scale or not (fast or steady) or not _score_rises(curves):
+    left, gap = losses[-1] / curves.start, _gap(curves)
+    if left < 0.2 or fell < 0.02 * scale or not (fast or steady) or (gap is not None and gap <= -0.2):
+        return None
+    if left < 0.5 and not _score_rises(curves):
         return None
     return Verdict(
         source=_SOURCE,
@@ -263,9 +268,10 @@ def under_fitting(curves: Curves) -> Verdict | None:
     if len(losses) < _FEWEST or len(curves) < _FEWEST or not _positive(curves):
         return None
     left, val_left = _left(curves, curves.train_loss), _left(curves, losses)
-    if left < 0.55 or val_left < 0.5:
+    score, right = measured(curves.score)[1], measured(curves.accuracy)[1]
+    few_right = len(right) > 0 and right.max() < 0.7 and left >= 0.4 and val_left >= 0.4
+    if not few_right and (left < 0.55 or val_left < 0.5):
         return None
-    score = measured(curves.score)[1]
     reached = f", and {curves.score_name} reached {_shown(curves, float(score.max()))}" if len(score) else ""
     return Verdict(
         source=_SOURCE,
@@ -345,12 +351,12 @@ def _shown(curves: Curves, score: float) -> str:
     return f"{score if curves.bounded else -score:.3g}"
 
 
-def _judged_loss(curves: Curves) -> tuple[NDArray[np.int64], Series]:
-    """Epochs and smoothed values of the likelihood where it was measured, otherwise of the loss, which may be another
+def _judged_loss(curves: Curves, *, smoothed: bool = True) -> tuple[NDArray[np.int64], Series]:
+    """Epochs and values of the likelihood where it was measured, otherwise of the loss, which may be another
     thing (smoothed labels, weights)."""
     likelihood = len(measured(curves.nll)[0]) == len(measured(curves.val_loss)[0]) > 0
     where, values = measured(curves.nll if likelihood else curves.val_loss)
-    return where, smooth(values)
+    return where, smooth(values) if smoothed else values
 
 
 def _rise(curves: Curves) -> float | None:

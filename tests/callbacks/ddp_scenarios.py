@@ -17,7 +17,9 @@ import lightning.pytorch as pl
 import torch
 from toy_fit import SendSignal, Spoil, ToyModule, fit
 
-from dlrecipes.callbacks import StopRequested, TimeBudget, time_budget
+from dlrecipes.callbacks import LossEarlyStopping, SanityChecks, StagedRecipe, StopRequested, TimeBudget, time_budget
+from dlrecipes.callbacks.stage_actions import BatchNorms, LearningRate
+from dlrecipes.callbacks.stages import Plateau, Stage
 from dlrecipes.errors import NonFiniteError
 
 
@@ -68,6 +70,24 @@ def run_by_the_clock(folder: Path) -> dict[str, Any]:
     return {"steps": trainer.global_step, "expected": slow.expected}
 
 
+def train_in_stages(folder: Path) -> dict[str, Any]:
+    """The first condition is met by a loss that differs between the ranks."""
+    stages = [
+        Stage("learn", Plateau("train/loss_error", 1, least=0.5), [BatchNorms(on=False, batches=2)]),
+        Stage("harden", None, [BatchNorms(on=True, batches=2), LearningRate(0.5)]),
+    ]
+    recipe, checks, stop = StagedRecipe(stages), SanityChecks(), LossEarlyStopping(patience=3, min_delta=100.0)
+    trainer, module = fit(folder, recipe, checks, stop, devices=2, num_workers=0, max_epochs=6, val_check_interval=1.0)
+    layer = module.body[1]
+    return {
+        "stages": [verdict.evidence for verdict in recipe.verdicts],
+        "sanity": [(verdict.title, verdict.level) for verdict in checks.verdicts],
+        "stopped": (trainer.current_epoch, stop.best_epoch),
+        "weights": float(sum(p.double().sum() for p in module.parameters())),
+        "norm": float(layer.weight.double().sum()),
+    }
+
+
 def main(folder: Path) -> None:
     _, reference = fit(folder / "reference", devices=2, num_workers=0)
     seen = {
@@ -79,6 +99,7 @@ def main(folder: Path) -> None:
         "nan": spoil(folder / "f", "target", batch=8, rank=1),
         "nan weight": spoil(folder / "g", "weight", batch=9, rank=1),
         "clock": run_by_the_clock(folder / "i"),
+        "stages": train_in_stages(folder / "j"),
     }
     (folder / f"rank_{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(seen))
     fit(folder / "h", SendSignal(signal.SIGINT, batch=9, rank=0), devices=2, num_workers=0)

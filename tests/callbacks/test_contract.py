@@ -27,8 +27,10 @@ from dlrecipes.callbacks import (
     NonFiniteStop,
     ProximalL1,
     SanityChecks,
+    StagedRecipe,
     TimeBudget,
 )
+from dlrecipes.callbacks.stages import Epochs, Stage
 
 CALLBACKS: dict[str, Callable[[Path], pl.Callback]] = {
     "ActivationMonitor": lambda folder: ActivationMonitor(every_n_steps=1),
@@ -44,6 +46,7 @@ CALLBACKS: dict[str, Callable[[Path], pl.Callback]] = {
     "LossEarlyStopping": lambda folder: LossEarlyStopping(),
     "FitDoctor": lambda folder: FitDoctor(),
     "SanityChecks": lambda folder: SanityChecks(seconds=600),
+    "StagedRecipe": lambda folder: StagedRecipe([Stage("one", Epochs(1)), Stage("two")]),
     "TimeBudget": lambda folder: TimeBudget(minutes=5),
 }
 

@@ -67,3 +67,11 @@ def test_ranks_go_by_the_slowest_clock(seen: tuple[Path, list[dict[str, Any]]]) 
     assert rank_0 == rank_1  # else they would have other learning rates, or one would wait for the other's gradients
     assert rank_0["steps"] == 16  # 30 s at 2 s a step, and the clock is read one step late
     assert 14 <= rank_0["expected"][-2] <= 17
+
+
+def test_stages_checks_and_early_stopping_are_the_same_on_both_ranks(seen: tuple[Path, list[dict[str, Any]]]) -> None:
+    rank_0, rank_1 = (rank["stages"] for rank in seen[1])
+    assert rank_0 == rank_1
+    assert len(rank_0["stages"]) == 2
+    assert ["learns one batch", "ok"] in rank_0["sanity"]
+    assert rank_0["norm"] != 8.0  # switched on, with the statistics of both

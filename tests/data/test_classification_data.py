@@ -436,3 +436,38 @@ def test_no_class_with_a_second_image(tmp_path):
         cv2.imwrite(str(tmp_path / name / "0.png"), pictures(1, 20, 20, seed=ord(name))[0])
     with pytest.raises(UserError, match=r"none of the 3 images can be held out .* no class has a second one; add"):
         _ = ClassificationData(str(tmp_path)).info
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_augmentation_can_be_switched_between_two_epochs(photos, workers):
+    """Off: what evaluation shows; on again: the pure function of seed, epoch and index that it was."""
+    data = ClassificationData(str(photos), batch_size=6, num_workers=workers, image_size=32, augment="strong")
+    data.setup("fit")
+    loader = data.train_dataloader()
+    plain = ClassificationData(str(photos), batch_size=6, num_workers=0, image_size=32, augment="none")
+    plain.setup("fit")
+    seen = []
+    for on in (True, False, True):
+        data.set_augmentation(augment=on)
+        seen.append([batch["images"] for batch in loader])
+    bare = [batch["images"] for batch in plain.train_dataloader()]
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
+    # pictures that are to be cropped are kept larger, so the two are scaled down from different sizes
+    away, off = ((torch.cat(images).float() - torch.cat(bare).float()).abs().mean() for images in seen[:2])
+    assert off < 4 < 20 < away
+
+
+def test_what_is_done_on_the_device_can_be_switched():
+    data = small(augment="strong", mix="both")
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    both = data.finish(batch, training=True)
+    data.set_augmentation(mix=False)
+    unmixed = data.finish(batch, training=True)
+    data.set_augmentation(augment=False)
+    assert torch.equal(data.finish(batch, training=True)["images"], batch["images"])
+    data.set_augmentation(augment=True, mix=True)
+    assert torch.equal(data.finish(batch, training=True)["images"], both["images"])
+    assert both["images"].dtype == torch.float32
+    assert unmixed["images"].dtype == torch.uint8
+    assert not torch.equal(unmixed["images"], batch["images"])

@@ -57,7 +57,8 @@ RISING = FALL + 0.8 * T
             "unfinished",
         ),
         (
-            {k: 2.3 - 0.5 * (1 - np.exp(-9 * T)) for k in ("train_loss", "val_loss")} | {"val_accuracy": 0.3},
+            {k: 2.3 - 0.5 * (1 - np.exp(-9 * T)) for k in ("train_loss", "val_loss")}
+            | {"val_accuracy": 0.3, "train_accuracy": 0.3},
             "under-fitting",
         ),
     ],
