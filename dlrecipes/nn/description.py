@@ -91,7 +91,7 @@ class Description:
                 f"{self.name} for an image of {self.image_size[0]}x{self.image_size[1]} pixels",
                 f"depth       {self.depth} layers with weights on the longest way",
                 f"parameters  {self.parameters:,}{frozen}, {_bytes(self.parameter_bytes)}",
-                f"operations  {self.flops / 1e9:.3g} GFLOPs forward ({self.flops / 2e9:.3g} G multiply-adds)",
+                f"operations  {_large(self.flops)}FLOPs forward ({_large(self.flops / 2)} multiply-adds)",
                 f"activations {_bytes(self.live_bytes)} at most in evaluation, {saved} kept for the backward pass",
             ]
         )
@@ -150,7 +150,7 @@ def _stages(model: nn.Module, layers: Sequence[LayerField], costs: Costs) -> lis
         parts = layer.name.split(".")
         for length in range(len(parts) + 1):
             home.setdefault(".".join(parts[:length]), size)
-    sizes = list(groups)
+    sizes = sorted(groups, key=lambda size: _order(size, groups[size]))
     parameters, flops = dict.fromkeys(sizes, 0), dict.fromkeys(sizes, 0)
     counted: set[int] = set()
     for name, module in model.named_modules():
@@ -163,6 +163,11 @@ def _stages(model: nn.Module, layers: Sequence[LayerField], costs: Costs) -> lis
     leaves = {name: module for name, module in model.named_modules() if next(module.children(), None) is None}
     weighted = {name for name, module in leaves.items() if any(p.dim() > 1 for p in module.parameters())}
     return [_stage(size, groups[size], weighted, parameters[size], flops[size]) for size in sizes]
+
+
+def _order(size: tuple[int, int] | None, layers: Sequence[LayerField]) -> tuple[bool, int, int]:
+    """As the image goes: by depth; a shortcut's map, which is called before its branch's, after them."""
+    return size is None, min(layer.depth for layer in layers), 0 if size is None else -size[0] * size[1]
 
 
 def _stage(
@@ -180,6 +185,14 @@ def _stage(
         flops=flops,
         field=seen[-1] if seen else None,
     )
+
+
+def _large(number: float) -> str:
+    """``3.63 G``."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f} "
 
 
 def _bytes(number: int) -> str:

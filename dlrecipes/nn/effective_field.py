@@ -58,7 +58,9 @@ class EffectiveField:
         most, nearly_all = self.widths(0.68), self.widths(0.95)
         text = f"68 % of what counts lies within {most[0]:.0f}x{most[1]:.0f} pixels, 95 % within "
         text += f"{nearly_all[0]:.0f}x{nearly_all[1]:.0f}"
-        return text if self.theoretical is None else f"{text}, of {self.theoretical[0]}x{self.theoretical[1]} in theory"
+        if self.theoretical is not None:
+            text += f", of {self.theoretical[0]}x{self.theoretical[1]} in theory"
+        return f"{text}; a part comes from the whole image" if self.whole else text
 
 
 def effective_receptive_field(

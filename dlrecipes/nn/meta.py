@@ -18,14 +18,16 @@ __all__ = ["OnMeta", "image_channels", "image_side", "meta_copy", "meta_image", 
 def meta_copy(model: nn.Module) -> nn.Module:
     """A copy whose floating-point parameters and buffers have shapes only (device ``meta``).
 
-    Integer buffers keep their numbers: they are places to read from.
+    Integer buffers keep their numbers, on the CPU: they are places to read from.
 
     Raises:
         UserError: a model that cannot be copied.
     """
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_floating_point():
+        if not tensor.is_floating_point() and not tensor.is_meta:
+            memo[id(tensor)] = tensor.detach().cpu().clone()
+        elif tensor.is_floating_point():
             shape = torch.empty_like(tensor, device="meta", memory_format=torch.contiguous_format)
             memo[id(tensor)] = nn.Parameter(shape, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else shape
     try:
@@ -78,7 +80,7 @@ class OnMeta(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def without_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of an operation, all on the device ``meta`` if any of them is; single numbers may stay."""
+    """The arguments of an operation, all on ``meta`` if any of them is; single numbers on the CPU may stay."""
     met: list[bool] = []
 
     def look(value: Any) -> Any:
@@ -86,7 +88,7 @@ def without_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tupl
         return value
 
     def change(value: Any) -> Any:
-        if isinstance(value, Tensor) and not value.is_meta and value.dim():
+        if isinstance(value, Tensor) and not value.is_meta and (value.dim() or not value.is_cpu):
             return torch.empty_like(value, device="meta")
         return value
 

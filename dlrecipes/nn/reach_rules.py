@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from dlrecipes.nn.reach import NOTHING, Place, Reach, combine, compact, expand, gather, mix, nothing, reshape, union
 
@@ -104,8 +105,10 @@ def _batch_norm(call: Call) -> Seen:
 
 def own_statistics(name: str, args: Sequence[Any]) -> bool:
     """Whether a batch norm uses those of the batch."""
-    if name == "_native_batch_norm_legit_no_training":
+    if name in ("_native_batch_norm_legit_no_training", "_batch_norm_no_update"):
         return False
+    if name == "_batch_norm_with_update":
+        return True
     position = 3 if name == "_native_batch_norm_legit" and isinstance(args[3], bool) else 5
     return bool(args[position])
 
@@ -137,7 +140,8 @@ def _copy(call: Call) -> Seen:
     """The very operation on what was seen, number by number: indexing, repetition."""
     if any(index.is_meta or call.look_up(index) is not None for index in tensors(call.args[1:])):
         return everything(call)  # places that depend on the data
-    return call.seen().map(lambda edge: call.function(edge, *call.args[1:]))
+    rest = tree_map(lambda value: value.cpu() if isinstance(value, Tensor) else value, call.args[1:])
+    return call.seen().map(lambda edge: call.function(edge, *rest))
 
 
 def _concatenate(call: Call) -> Seen:
@@ -428,7 +432,7 @@ RULES: dict[str, Rule] = _table(
         pointwise: ("hardswish", "where", "masked_fill", "copy", "_prelu_kernel", "rrelu_with_noise", "softplus"),
         _batch_norm: (
             *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"),
-            *("cudnn_batch_norm", "miopen_batch_norm"),
+            *("cudnn_batch_norm", "miopen_batch_norm", "_batch_norm_no_update", "_batch_norm_with_update"),
         ),
         _convolution: ("convolution",),
         _pool: ("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d"),

@@ -84,3 +84,37 @@ def test_the_model_is_left_as_it_was() -> None:
     assert net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert [len(module._forward_hooks) for module in net.modules()] == hooks
+
+
+class _Picked(nn.Module):
+    """Places by an integer buffer, a constant beside the parameters, a part that depends on nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.tensor([5, 0, 3]))
+        self.constant = torch.ones(1, 3, 1, 1)
+        self.conv = nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x * self.constant + torch.arange(x.shape[-1], device=x.device))
+        return torch.cat([x[:, :, self.order], torch.zeros_like(x)], 2)
+
+
+def test_indices_and_constants() -> None:
+    torch.manual_seed(0)
+    net, size = _Picked(), (6, 5)
+    expected = edges_of(positive_copy(net), torch.rand(1, 3, *size))
+    assert torch.equal(_followed(net, size), expected)
+    assert (expected[:, 3:] == -1).all()
+
+
+def test_batch_statistics_see_the_whole_map() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2, track_running_stats=False))
+    shapes = meta_copy(net).eval()
+    found = trace(shapes, meta_image(shapes, 3, (12, 12)))
+    assert found.output is not None
+    assert found.output.whole[0] == ("1", "BatchNorm2d")
+    with torch.no_grad():
+        kept = trace(meta_copy(nn.Sequential(net[0], nn.BatchNorm2d(2))).eval(), meta_image(shapes, 3, (12, 12)))
+    assert kept.output is not None
+    assert kept.output.whole == (None, None)
