@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # documented under "
 from torch.utils.flop_counter import FlopCounterMode
 
 from dlrecipes.nn.meta import OnMeta, meta_copy, meta_image
-from dlrecipes.nn.reach_rules import tensors
+from dlrecipes.nn.reach_call import tensors
 
 __all__ = ["Costs", "count_costs"]
 

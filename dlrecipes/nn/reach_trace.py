@@ -14,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode  # documented under "
 
 from dlrecipes.nn.meta import without_numbers
 from dlrecipes.nn.reach import Place, Reach, TooLargeError, compact, image_reach, nothing
-from dlrecipes.nn.reach_rules import CONSTANT, RULES, VIEWS, Call, everything, own_statistics, pointwise, tensors
+from dlrecipes.nn.reach_call import Call, everything, tensors
+from dlrecipes.nn.reach_mixing import own_statistics, pointwise
+from dlrecipes.nn.reach_rules import CONSTANT, RULES, VIEWS
 
 __all__ = ["Pass", "TracedLayer", "trace"]
 

@@ -108,6 +108,62 @@ def test_indices_and_constants() -> None:
     assert (expected[:, 3:] == -1).all()
 
 
+class _Last(nn.Module):
+    """A layer on channels last."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("layer", "whole"),
+    [
+        (nn.GroupNorm(2, 4), True),
+        (nn.InstanceNorm2d(4), True),
+        (nn.LayerNorm([4, 10, 10]), True),
+        (nn.Softmax2d(), False),
+        (nn.Sequential(nn.Flatten(2), nn.Softmax(2), nn.Unflatten(2, (10, 10))), True),
+        (nn.AdaptiveAvgPool2d(1), True),
+        (nn.AdaptiveMaxPool2d(1), True),
+        (_Last(nn.LayerNorm(4)), False),
+        (_Last(nn.Sequential(nn.Linear(4, 8), nn.GELU())), False),
+        (_Last(nn.RMSNorm(4)), False),
+        (nn.LocalResponseNorm(3), False),
+        (nn.PReLU(4), False),
+    ],
+)
+def test_which_layers_see_the_whole_map(layer: nn.Module, whole: bool) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), layer)
+    shapes = meta_copy(net).eval()
+    found = trace(shapes, meta_image(shapes, 3, (12, 12)))
+    assert found.error is None
+    assert found.output is not None
+    assert [place is not None for place in found.output.whole] == [whole, whole]
+    local = [edge.isfinite().any() for edge in found.output.edges]
+    assert all(local) or isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d | nn.Sequential)
+
+
+class _Overwritten(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(3, 2, 5, padding=2), nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.wide(x)
+        out[:, :, ::2].copy_(self.narrow(x)[:, :, ::2])
+        return out
+
+
+def test_what_is_overwritten_does_not_count() -> None:
+    net = _Overwritten()
+    expected = edges_of(positive_copy(net), torch.rand(1, 3, 7, 6))
+    assert torch.equal(_followed(net, (7, 6)), expected)
+
+
 def test_batch_statistics_see_the_whole_map() -> None:
     net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2, track_running_stats=False))
     shapes = meta_copy(net).eval()
