@@ -46,7 +46,7 @@ Then: dlrecipes predict RUN IMAGES; dlrecipes check-data PATH
 
 
 def short_help(script: str, recipe: Recipe, presets: Sequence[str]) -> str:
-    """Text of ``-h``, at most 50 lines.
+    """Text of ``-h``, at most 45 lines.
 
     Args:
         script: path of the recipe as the user typed it.
@@ -57,7 +57,7 @@ def short_help(script: str, recipe: Recipe, presets: Sequence[str]) -> str:
     if recipe.embedded_preset is not None:
         default += f"; without --data: {recipe.embedded_preset.stem}"
     options = [(f"{flag.replace('_', '-')} {option.value}", option.help) for flag, option in recipe.options.items()]
-    switches = [(f"--{name.replace('_', '-')} {switch.value}", switch.help) for name, switch in recipe.switches.items()]
+    switches = [f"--{name.replace('_', '-')} {switch.value}" for name, switch in recipe.switches.items()]
     return _TEXT.format(
         script=script,
         description=textwrap.fill(recipe.description, 120),
@@ -65,7 +65,7 @@ def short_help(script: str, recipe: Recipe, presets: Sequence[str]) -> str:
         default=default,
         presets=_wrapped(f"presets: {', '.join(presets)}"),
         options="".join(f"  {flag:<21} {text}\n" for flag, text in options),
-        switches="".join(f"  {flag:<21} {text}\n" for flag, text in switches),
+        switches=f"  {', '.join(switches)}\n{'':24}what watches a run, explained by --help-all\n" if switches else "",
         examples="".join(f"  {words:<56} {text}".rstrip() + "\n" for words, text in recipe.examples),
     )
 

@@ -43,25 +43,25 @@ SWITCHES: Mapping[str, Switch] = {
     "doctor": Switch(
         callback="dlrecipes.callbacks.FitDoctor",
         help="false: do not say what is wrong with the fit (over-fitting, learning rate ...)",
-        value="BOOL",
+        value="false",
         default=True,
     ),
     "sanity": Switch(
         callback="dlrecipes.callbacks.SanityChecks",
         help="true: questions before the first step: loss at init, do inputs matter, one batch by heart ...",
-        value="BOOL",
+        value="true",
     ),
     "activations": Switch(
         callback="dlrecipes.callbacks.ActivationMonitor",
         help="true: watch for dead, saturated and exploding units",
-        value="BOOL",
+        value="true",
     ),
     "shift": Switch(
         callback="dlrecipes.callbacks.CovariateShiftMonitor",
         argument="on_shift",
         type=Literal["warn", "stop", "adapt"] | None,
         help="warn, stop or adapt where training, test or new data are not of the validation data's kind",
-        value="WHAT",
+        value="warn|stop|adapt",
     ),
 }
 """Those of every recipe."""

@@ -167,7 +167,7 @@ def test_help_is_short(script: str, request: pytest.FixtureRequest) -> None:
     outcome = call(request.getfixturevalue(script).main, "-h")
     assert outcome.code == 0
     lines = outcome.out.splitlines()
-    assert 20 < len(lines) <= 50
+    assert 20 < len(lines) <= 45
     assert max(map(len, lines)) <= 120
     for flag in ("--data", "--config", "--resume", "--ema", *(("--variant", "--loss") if script != "recipe" else ())):
         assert flag in outcome.out
