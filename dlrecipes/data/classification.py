@@ -302,6 +302,35 @@ class ClassificationData(L.LightningDataModule):
     def test_dataloader(self) -> ResumableDataLoader:
         return self._loader("test")
 
+    def evaluation_dataloader(self, role: str) -> ResumableDataLoader:
+        """Images of ``"train"``, ``"val"`` or ``"test"`` as evaluation reads them: each once, in order, unchanged.
+
+        Large training images are decoded anew, since training keeps them in another size.
+        """
+        if role != "train":
+            self._make(role)
+            return self._loader(role)
+        plan, table = self._planned(), self.table(self.train_split)
+        side = plan.cache_side(training=False)
+        shared = side == plan.cache_side(training=True)
+        cache = (
+            self._cache(self.train_split, side)
+            if shared
+            else ImageCache(table.images, min_side=side, sizes=table.sizes, memory_bytes=0, limit_bytes=0)
+        )
+        dataset = ImageDataset(
+            table,
+            cache,
+            image_size=plan.batch_side(training=False),
+            crop_fraction=plan.step.crop_fraction,
+            transform=None,
+            seed=self.seed,
+        )
+        rank, world_size = rank_of(self.trainer)
+        sampler = EpochSampler(len(dataset), shuffle=False, seed=self.seed, rank=rank, world_size=world_size)
+        workers = self._workers(dataset)
+        return make_loader(dataset, sampler, batch_size=self.eval_batch_size, num_workers=workers, collate_fn=unchanged)
+
     def predict_dataloader(self) -> DataLoader[Any]:
         """Images of ``predict_paths``, each rank its share.
 

@@ -471,3 +471,17 @@ def test_what_is_done_on_the_device_can_be_switched():
     assert both["images"].dtype == torch.float32
     assert unmixed["images"].dtype == torch.uint8
     assert not torch.equal(unmixed["images"], batch["images"])
+
+
+@pytest.mark.parametrize("side", [24, 90])
+def test_training_images_as_evaluation_reads_them(side: int) -> None:
+    random = np.random.default_rng(0)
+    pixels, labels = random.integers(0, 255, (12, side, side, 3), dtype=np.uint8), np.arange(12) % 2
+    source = array_source((pixels, labels), (pixels, labels), classes=("a", "b"))
+    data = ClassificationData(source=source, batch_size=5, num_workers=0, augment="strong", mix="mixup", image_size=32)
+    data.setup("fit")
+    train, val = (
+        [data.finish(batch, training=False) for batch in data.evaluation_dataloader(role)] for role in ("train", "val")
+    )
+    assert torch.equal(torch.cat([b["images"] for b in train]), torch.cat([b["images"] for b in val]))
+    assert torch.cat([b["targets"] for b in train]).tolist() == labels.tolist()
