@@ -33,7 +33,7 @@ def benchmark() -> ModuleType:
 
 SHORT: list[dict[str, Any]] = [
     {"illness": "healthy", "train": 400, "val": 200, "lr": 5e-3, "schedule": "cosine", "epochs": 15},
-    {"illness": "healthy", "train": 400, "val": 200, "lr": 5e-3, "schedule": "cosine", "epochs": 20, "mixup": 0.3},
+    {"illness": "healthy", "train": 400, "val": 200, "lr": 5e-3, "schedule": "cosine", "epochs": 14, "mixup": 0.3},
     {"illness": "over_fitting", "train": 80, "pixels": 0.3, "width": 128, "lr": 5e-3, "decay": 0.0, "epochs": 30},
     {"illness": "lr_too_high", "train": 300, "val": 200, "lr": 0.5, "epochs": 10},
     {"illness": "lr_too_low", "train": 300, "val": 200, "lr": 1e-5, "epochs": 12},

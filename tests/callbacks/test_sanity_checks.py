@@ -84,7 +84,7 @@ def fit(module: pl.LightningModule, *callbacks: pl.Callback, data: Any = None, *
 
 
 def results(module: pl.LightningModule, data: Any = None, **options: Any) -> dict[str, str]:
-    checks = SanityChecks(**options)
+    checks = SanityChecks(**{"steps": 45, **options})
     fit(module, checks, data=data, limit_train_batches=1)
     return {verdict.title.removesuffix(": failed"): verdict.level for verdict in checks.verdicts}
 
@@ -234,6 +234,7 @@ def test_arguments_are_checked(options: dict[str, Any]) -> None:
         SanityChecks(**options)
 
 
+@pytest.mark.slow  # 3 s
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 def test_a_detector_and_its_batches() -> None:
     from dlrecipes.models import DETR
