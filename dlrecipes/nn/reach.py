@@ -146,7 +146,7 @@ def gather(reach: Reach, dim: int, taps: Tensor, place: Place | None = None) -> 
 
     def read(edge: Tensor) -> tuple[Tensor, Tensor]:
         lines = compact(edge)
-        if lines.size(dim) == 1 and size != 1:
+        if lines.size(dim) == 1:
             if bool((taps < size).any(dim=1).all()):
                 return lines, lines
             lines = expand(lines, [size if d == dim else n for d, n in enumerate(lines.shape)])

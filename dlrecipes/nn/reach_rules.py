@@ -49,7 +49,10 @@ def _table(rows: dict[Rule, tuple[str, ...]]) -> dict[str, Rule]:
 
 RULES: dict[str, Rule] = _table(
     {
-        same_view: tuple(VIEWS - {"view", "_unsafe_view", "reshape", "_reshape_alias"}),
+        same_view: (
+            *(VIEWS - {"view", "_unsafe_view", "reshape", "_reshape_alias"}),
+            *("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"),
+        ),
         new_shape: ("view", "_unsafe_view", "reshape", "_reshape_alias"),
         unchanged: ("clone", "_to_copy", "native_dropout", "lift_fresh", "contiguous", "tril", "triu", "dropout"),
         turned: ("roll", "flip"),

@@ -294,7 +294,7 @@ def _failure(model: nn.Module, found: Pass, channels: int) -> str:
     place = found.error_place
     where = f"{place.name or 'its own forward'} ({place.kind})" if place is not None else "its own forward"
     text = " ".join(str(found.error).split())[:200]
-    if "meta tensor" in text or "data-dependent" in text:
+    if isinstance(found.error, NotImplementedError) or "meta tensor" in text or "data-dependent" in text:
         return (
             f"{type(model).__name__} goes a way that depends on the numbers in the image, at {where}: only "
             f"effective_receptive_field can look at it ({text})"

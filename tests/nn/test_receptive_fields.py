@@ -251,3 +251,13 @@ def test_following_the_advice_is_enough() -> None:
     assert "Add 3 more 3x3 convolutions at the last stride of 4" in verdict.advice  # (30 - 11) / 8, rounded up
     more = nn.Sequential(net, *(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)))
     assert receptive_field(more, 64).size >= (30, 30)
+
+
+def test_segmentation_is_seen_through_to_its_output() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 1, 6, dilation=6), nn.AdaptiveAvgPool2d(1))
+    pooled = nn.Sequential(net, nn.Upsample(size=(20, 20), mode="bilinear"))
+    found = receptive_field(pooled, 40)
+    assert found.layers[-1].whole == (True, True)
+    whole = receptive_field(nn.Sequential(net[:2], nn.Upsample(scale_factor=2, mode="bilinear")), 40)
+    assert whole.size == (29, 29)  # 3 + 2 * 6 * 2, and a neighbour 2 pixels away
+    assert whole.stride == (1, 1)
