@@ -16,7 +16,7 @@
 # You have a folder of images, and someone drew boxes in them. This notebook takes such a folder through checking,
 # training and prediction: first in Python, then with one command, and at the end with a loss of your own.
 #
-# It takes about a minute on one CPU core, so it trains for seconds: **the detector at the end is a beginner**, and
+# It takes about half a minute on one CPU core, so it trains for seconds: **the detector at the end is a beginner**, and
 # every number below is printed as it came out. What the same settings reach in the five minutes that they are made for
 # is in the project's [README](../README.md).
 
@@ -108,7 +108,7 @@ def show(pictures: Sequence[DetectionPicture], threshold: float | None = None) -
         colors = [class_color(int(label)) for label in labels]
         tiles.append(draw_tile(picture.image, boxes, texts, colors, picture.title, side=220))
     save_grid(tiles, 4, work / "sheet.png")
-    return Image.open(work / "sheet.png").quantize(256, kmeans=1)  # fewer colours, a smaller file
+    return Image.open(work / "sheet.png").quantize(256)  # fewer colours, a smaller file
 
 
 data.setup("fit")
@@ -166,11 +166,11 @@ for name in ("test/map", "test/map_50", "test/mar_100"):
 # ## 5. The same from the command line
 #
 # One command checks, trains, tests and reports. It keeps the configuration, the numbers, pictures of the batch and of
-# predictions, curves and checkpoints in a numbered folder, and logs to Weights & Biases if you let it. Here it has two
-# epochs, enough to see it work, not to learn anything. For your own images leave out the last line.
+# predictions, curves and checkpoints in a numbered folder, and logs to Weights & Biases if you let it. Here it has one
+# epoch, enough to see it work, not to learn anything. For your own images leave out the last line.
 
 # %% language="bash"
-# python ../recipes/train_detr.py --data quickstart/my_images --epochs 2 --output quickstart/runs --wandb off \
+# python ../recipes/train_detr.py --data quickstart/my_images --epochs 1 --output quickstart/runs --wandb off \
 #     --data.image_size 96 --data.transform none --model.warmup_steps 8
 
 # %% [markdown]
@@ -199,7 +199,7 @@ pictures = []
 for batch, found in zip(loader, predictions, strict=True):
     pictures += [picture_of(batch, i, prediction) for i, prediction in enumerate(found)]
 
-show(pictures[:8], threshold=0.3)
+show(pictures[:8], threshold=0.25)
 
 # %% [markdown]
 # ## 7. A loss of your own
@@ -230,7 +230,7 @@ trainer = L.Trainer(
     logger=False,
     callbacks=[EpochLines(["train/loss", "train/loss_count"])],
     enable_checkpointing=False,
-    limit_train_batches=10,
+    limit_train_batches=4,
     limit_val_batches=0,
     use_distributed_sampler=False,
     enable_progress_bar=False,

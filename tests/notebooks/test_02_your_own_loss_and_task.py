@@ -32,9 +32,9 @@ def test_own_loss_and_task_run(tool: ModuleType) -> None:
     for check in ("gradient", "gamma = 0", "equal classes", "the same outputs:"):
         assert re.search(rf"^{check} +True$", text, re.MULTILINE), check
     plain, rare, steady = row(text, "f1")
-    assert rare > plain + 0.05  # .666, .796 and .815 where it was written
+    assert rare > plain + 0.05  # .543, .690 and .683 where it was written
     assert steady > plain + 0.05
-    tail = [row(text, f"recall of {name}")[1:] for name in ("eight", "nine")]  # the two rarest
+    tail = [row(text, f"recall of {name}")[1:] for name in ("six", "seven")]  # 17 and 12 pictures
     assert sum(found[1] for found in tail) > sum(found[0] for found in tail) + 0.2
     assert "own_parts/mixer-001/checkpoints/last.ckpt" in text  # the command line's run
     wrong = text[text.index("NonFiniteError: ") :].splitlines()
