@@ -93,13 +93,13 @@ for stride, padding, dilation in ((1, 0, 1), (2, 1, 1), (1, 2, 2)):
 # and *is it brighter below?* (Sobel's edges, 1968).
 
 # %%
-photo = torch.tensor(load_sample_image("china.jpg")[::2, ::2].copy()).permute(2, 0, 1).double() / 255
+photo = torch.tensor(load_sample_image("china.jpg")[::3, ::3].copy()).permute(2, 0, 1).double() / 255
 grey = photo.mean(0)[None, None]
 sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], dtype=torch.float64)
 kernels = torch.stack((sobel, sobel.t()))[:, None]
 edges = F.conv2d(grey, kernels, padding=1)[0]
 
-figure, panels = plt.subplots(1, 3, figsize=(13, 3.4), layout="constrained")
+figure, panels = plt.subplots(1, 3, figsize=(9, 2.7), dpi=80, layout="constrained")
 for panel, picture, title in zip(
     panels, (photo.permute(1, 2, 0), *edges), ("the photograph", "brighter to the right", "brighter below"), strict=True
 ):
