@@ -99,7 +99,7 @@ sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], dty
 kernels = torch.stack((sobel, sobel.t()))[:, None]
 edges = F.conv2d(grey, kernels, padding=1)[0]
 
-figure, panels = plt.subplots(1, 3, figsize=(9, 2.7), dpi=80, layout="constrained")
+figure, panels = plt.subplots(1, 3, figsize=(11, 3.3), dpi=80, layout="constrained")
 for panel, picture, title in zip(
     panels, (photo.permute(1, 2, 0), *edges), ("the photograph", "brighter to the right", "brighter below"), strict=True
 ):
