@@ -7,6 +7,7 @@ import pytest
 from notebook_checks import check_pictures, executed, outputs, printed
 
 
+@pytest.mark.slow  # CI has 20 minutes; run with pytest -m slow after a change
 @pytest.mark.usefixtures("jupyter_folders")
 def test_quickstart_runs(tool: ModuleType) -> None:
     done = executed(tool, "01_quickstart")
