@@ -99,16 +99,7 @@ class DeferredReweighting(pl.Callback):
         if trainer.state.fn == TrainerFn.FITTING:
             self._set(weighted=self.since is not None)
 
-    def on_test_batch_start(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if batch_idx == 0:
-            self._set(weighted=False)
+    on_test_batch_start = on_validation_batch_start
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._set(weighted=False)

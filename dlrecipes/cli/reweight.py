@@ -54,9 +54,7 @@ def reweight(
     info = datamodule.info
     source = datamodule.audit_report.source
     _check_files(source)
-    datamodule.val_split = datamodule.train_split
-    datamodule.setup("validate")
-    old, other = datamodule.val_dataloader(), image_predict_loader(new, info, batch_size=64)
+    old, other = datamodule.evaluation_dataloader("train"), image_predict_loader(new, info, batch_size=64)
     features = _properties(datamodule, old, other) if run is None else _features(run, datamodule, old, other)
     ratio = importance_weights(*features, method, least=least, seed=seed)
     file = Path(output)

@@ -86,10 +86,7 @@ def training_images(config: dict[str, Any], info: DataInfo, *, path: str | None 
     datamodule = run_data(config, info, path=path)
     if not isinstance(datamodule, ClassificationData):
         return None
-    datamodule.prepare()
-    datamodule.val_split = datamodule.train_split  # from now on, what is "validated" are the training images
-    datamodule.setup("validate")
-    return datamodule.val_dataloader()
+    return datamodule.evaluation_dataloader("train")
 
 
 def _instantiate(class_path: str, init_args: dict[str, Any]) -> LightningDataModule:

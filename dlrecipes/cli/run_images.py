@@ -42,19 +42,7 @@ class RunImages:
 
     def batches(self, split: str) -> Iterable[ImageBatch]:
         """Of a split (``"train"``, ``"val"`` or ``"test"``), as evaluation reads them; ``preprocess`` does the rest."""
-        names = {"train": self.data.train_split, "val": self.data.val_split, "test": self.data.test_split}
-        self.data.prepare()
-        chosen, kept = names[split], self.data.val_split
-        self.data.table(chosen)  # a split that there is not, in one sentence
-        if split == "test":
-            self.data.setup("test")
-            return self.data.test_dataloader()
-        self.data.val_split = chosen  # what evaluation does, to any split
-        try:
-            self.data.setup("validate")
-            return self.data.val_dataloader()
-        finally:
-            self.data.val_split = kept
+        return self.data.evaluation_dataloader(split)
 
     @property
     def preprocess(self) -> Callable[[Tensor], Tensor]:

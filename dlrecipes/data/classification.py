@@ -305,19 +305,20 @@ class ClassificationData(L.LightningDataModule):
     def evaluation_dataloader(self, role: str) -> ResumableDataLoader:
         """Images of ``"train"``, ``"val"`` or ``"test"`` as evaluation reads them: each once, in order, unchanged.
 
-        Large training images are decoded anew, since training keeps them in another size.
+        Large training images are decoded each time, since training keeps them in another size.
+
+        Raises:
+            UserError: there is no such split.
         """
+        self.prepare()
         if role != "train":
-            self._make(role)
             return self._loader(role)
         plan, table = self._planned(), self.table(self.train_split)
         side = plan.cache_side(training=False)
-        shared = side == plan.cache_side(training=True)
-        cache = (
-            self._cache(self.train_split, side)
-            if shared
-            else ImageCache(table.images, min_side=side, sizes=table.sizes, memory_bytes=0, limit_bytes=0)
-        )
+        if side == plan.cache_side(training=True):
+            cache = self._cache(self.train_split, side)
+        else:
+            cache = ImageCache(table.images, min_side=side, sizes=table.sizes, memory_bytes=0, limit_bytes=0)
         dataset = ImageDataset(
             table,
             cache,

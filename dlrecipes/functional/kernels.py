@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor
 
 from dlrecipes.functional.neighbours import rows_at_once
 
-__all__ = ["NegativeDistance", "PairKernel", "RBFKernel", "chunk_rows", "full_precision", "median_distance"]
+__all__ = ["NegativeDistance", "PairKernel", "RBFKernel", "chunk_rows", "median_distance"]
 
 _MEMORY = {"cpu": 16 << 20, "cuda": 512 << 20}  # bytes of kernel values at a time: what caches like, what fills a GPU
 _MEDIAN_ROWS = 1000  # of a larger sample so many rows give the median: half a million distances, a thousandth exact
@@ -31,21 +29,6 @@ class PairKernel(Protocol):
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         """[A, D], [B, D] → k(first, second) − centre [A, B]."""
         ...
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Products in IEEE arithmetic, whatever the user allows for training: TF32 has three digits."""
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
 
 
 def chunk_rows(columns: int, device: torch.device, chunk: int | None = None) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlrecipes.errors import UserError
+from dlrecipes.functional.precision import full_precision
 
 __all__ = ["Neighbours", "nearest_neighbours", "rows_at_once"]
 
@@ -39,21 +38,6 @@ def rows_at_once(numbers: int, memory: int, itemsize: int = 4) -> int:
         41
     """
     return max(1, memory // (itemsize * numbers))
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Products in IEEE arithmetic, whatever the user allows for training: TF32 and bfloat16 lose neighbours."""
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
 
 
 class _Scores:
@@ -178,7 +162,7 @@ def nearest_neighbours(queries: Tensor, points: Tensor, k: int, *, memory: int |
     index = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
     distance = torch.empty(len(queries), k, dtype=torch.float64, device=queries.device)
     doubtful = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
-    with _full_precision(queries.device):
+    with full_precision(queries.device):
         scores = _Scores(points, torch.float32)
         step = rows_at_once(len(points) + _BLOCK, memory)
         for start in range(0, len(queries), step):

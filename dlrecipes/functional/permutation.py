@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrecipes.functional.kernels import PairKernel, chunk_rows, full_precision
+from dlrecipes.functional.kernels import PairKernel, chunk_rows
+from dlrecipes.functional.precision import full_precision
 
 __all__ = ["PairSums", "canonical_order", "pair_sums", "permutation_p_value", "permuted_labels"]
 

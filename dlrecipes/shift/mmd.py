@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dlrecipes.functional.kernels import RBFKernel, chunk_rows, full_precision, median_distance
+from dlrecipes.functional.kernels import RBFKernel, chunk_rows, median_distance
 from dlrecipes.functional.permutation import pair_sums, permutation_p_value, permuted_labels
+from dlrecipes.functional.precision import full_precision
 from dlrecipes.shift.two_sample import Sample, TwoSampleResult, as_samples, pooled
 
 __all__ = ["ROUNDING", "check_permutations", "mmd_test", "mmd_witness"]

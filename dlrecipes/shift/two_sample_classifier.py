@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dlrecipes.functional.kernels import full_precision
 from dlrecipes.functional.permutation import permutation_p_value, permuted_labels
+from dlrecipes.functional.precision import full_precision
 from dlrecipes.shift.mmd import check_permutations
 from dlrecipes.shift.two_sample import Sample, TwoSampleResult, as_samples, pooled
 

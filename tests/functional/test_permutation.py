@@ -3,8 +3,9 @@ import itertools
 import pytest
 import torch
 
-from dlrecipes.functional.kernels import NegativeDistance, RBFKernel, chunk_rows, full_precision, median_distance
+from dlrecipes.functional.kernels import NegativeDistance, RBFKernel, chunk_rows, median_distance
 from dlrecipes.functional.permutation import canonical_order, pair_sums, permutation_p_value, permuted_labels
+from dlrecipes.functional.precision import full_precision
 
 
 def points(rows: int, width: int = 3, seed: int = 0) -> torch.Tensor:
