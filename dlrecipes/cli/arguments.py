@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from dlrecipes.cli.layers import opened, section_of
 from dlrecipes.cli.presets import Choice, Choose, Situation
 from dlrecipes.errors import CheckpointError, UserError
 
@@ -158,16 +159,11 @@ def _as_options(configs: Iterable[Path]) -> list[str]:
 
 
 def _situation(typed: Sequence[str], named: Sequence[str], configs: Sequence[Path], preset: Path) -> Situation:
-    import yaml
-
     options = {name: value for name, value in pairwise(typed) if name.startswith("--")}
     data = bool(_DATA & options.keys())
     for config in configs:
-        try:
-            values = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("data") or {}
-        except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
-            continue  # the parser says what is wrong with it
-        data |= "class_path" in values or {**values, **(values.get("init_args") or {})}.get("path") is not None
+        says = section_of(config, "data")
+        data |= "class_path" in says or says.get("path") is not None
     first = named[0] if named else None
     if configs and configs[0].resolve().parent == preset.resolve().parent:
         first = configs[0].stem
@@ -227,11 +223,8 @@ def _as_it_was(config: Path, resume: Path) -> list[str]:
 
     What the model took from its pretrained weights, such as the mean and std of images, is in the checkpoint, too.
     """
-    import yaml
-
-    task = (yaml.safe_load(config.read_text()) or {}).get("model") or {}
-    args = task.get("init_args") or {}
-    model = (args.get("model") or {}).get("init_args") or {}
+    task = section_of(config, "model")
+    model = opened(task.get("model"))
     pretrained = [name for name, value in model.items() if name.startswith("pretrained") and value]
     overrides = [word for name in pretrained for word in (f"--model.model.{name}", "false")]
     if pretrained:
@@ -239,7 +232,7 @@ def _as_it_was(config: Path, resume: Path) -> list[str]:
         decided = _recorded_model(resume)
         known = {name: decided[name] for name in left_open if decided.get(name) is not None}
         overrides += [word for name, value in known.items() for word in (f"--model.model.{name}", json.dumps(value))]
-    return overrides + (["--model.init", "null"] if args.get("init") is not None else [])
+    return overrides + (["--model.init", "null"] if task.get("init") is not None else [])
 
 
 def _recorded_model(resume: Path) -> Mapping[str, Any]:

@@ -7,12 +7,11 @@ import json
 import math
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dlrecipes.cli.layers import layers, opened
 from dlrecipes.errors import UserError
 from dlrecipes.parts import constructor_parameters, import_object
 
@@ -34,49 +33,18 @@ def without_leftovers(parser: LightningArgumentParser, argv: Sequence[str], part
     found = list(argv)
     for part in parts:
         done: list[str] = []
-        left = list(found)
-        while left:
-            length = 1 if left[1:2] and left[1].startswith("--") else 2  # a switch has no value
-            words, left = left[:length], left[length:]
-            new, arguments = _named(_given(words, part))
-            done += words
-            if new:
-                resets = _resets(parser, done[: -len(words)], done, part, new)
-                resets = {name: value for name, value in resets.items() if name not in arguments}
+        for layer in layers(found, "model"):
+            before = list(done)
+            done += layer.words
+            said = opened(layer.says.get(part))
+            if isinstance(new := said.get("class_path"), str):
+                resets = _resets(parser, before, done, part, new)
+                resets = {name: value for name, value in resets.items() if name not in said}
                 # in one word: a null behind --model.loss.class_weights would arrive as the string "None"
                 word = json.dumps({"class_path": new, "init_args": resets})
                 done += [f"--model.{part}", word] if resets else []
         found = done
     return found
-
-
-def _given(words: Sequence[str], part: str) -> Any:
-    """What a word of the command line with its value, or the config that it names, sets the part to."""
-    if len(words) < 2:
-        return None
-    flag, value = words[0].replace(".init_args", ""), words[1]
-    if flag == f"--model.{part}.class_path":
-        return value
-    if flag not in ("--config", f"--model.{part}"):
-        return None
-    try:
-        read = yaml.safe_load(Path(value).read_text(encoding="utf-8") if flag == "--config" else value)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None  # for the parser to say
-    for key in ("model", part) if flag == "--config" else ():
-        inner = read.get("init_args", read) if isinstance(read, Mapping) else {}
-        read = inner.get(key) if isinstance(inner, Mapping) else None
-    return read
-
-
-def _named(given: Any) -> tuple[str, Mapping[str, Any]]:
-    """Class and arguments that are given; "" where no class is."""
-    if isinstance(given, str):
-        return given, {}
-    if not isinstance(given, Mapping) or not isinstance(given.get("class_path"), str):
-        return "", {}
-    arguments = given.get("init_args")
-    return given["class_path"], arguments if isinstance(arguments, Mapping) else {}
 
 
 def _resets(

@@ -30,6 +30,7 @@ def added(preset: Path, *argv: str) -> list[str]:
         (["--model.optimizer=muon"], "0.001"),
         (["--model.init_args.optimizer", "lion"], "0.0002"),
         (["--model.optimizer", "torch.optim.NAdam", "--epochs", "3"], "0.001"),
+        (["--model", f"{{class_path: {TASK}, init_args: {{optimizer: sgd}}}}"], "0.1"),
     ],
 )
 def test_another_optimizer_has_its_own(argv: list[str], rate: str, preset: Path) -> None:
@@ -71,6 +72,8 @@ def test_a_later_config_counts_as_typed(preset: Path, tmp_path: Path) -> None:
     assert added(preset, *both, "--model.optimizer", "lion") == ["--model.lr", "null"]
     mine.write_text("model: {lr: 0.05}\n")
     assert added(preset, *both) == []
+    mine.write_text("model: {optimizer: {class_path: torch.optim.SGD}}\n")  # the parser says that it wants a name
+    assert added(preset, *both) == ["--model.lr", "null"]
 
 
 def test_a_backbone_keeps_its_share_and_arguments_go_with_their_optimizer(preset: Path) -> None:
