@@ -4,8 +4,9 @@ python benchmarks/loop_tax.py                    # about 2 minutes on two cores;
 python benchmarks/loop_tax.py --repeats 9 --threads 1
 
 ResNet-18 at 64 pixels on the CPU, batches sized for steps of about 80 ms, one epoch from memory without validation. The
-arms run in turns, in a new order each time; a ratio compares two arms of the same turn. The first steps do not count.
-Beside the time on the clock it takes the processor's, which other programs on the machine disturb less.
+hand-written loop takes each of its steps right after the same step of the Trainer, so that a host that becomes slower
+does so for both; their times are added up apart. A ratio compares the two sums of one epoch. The first steps do
+not count. Beside the time on the clock it takes the processor's, which other programs on the machine disturb less.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ import argparse
 import json
 import logging
 import platform
-import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import timm
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dlrecipes.callbacks import ExactResume, GracefulStop, NonFiniteStop
@@ -34,6 +35,7 @@ from dlrecipes.contracts import DataInfo, ImageBatch
 from dlrecipes.runs import EpochLines, MetricsCSV
 from dlrecipes.tasks import ClassificationTask
 
+Times = NDArray[np.float64]
 RESULTS = Path(__file__).parent / "results" / "loop_tax.json"
 CLASSES, SIDE, WARM_UP, TARGET_MS = 10, 64, 5, 80.0
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -81,61 +83,75 @@ class Data(L.LightningDataModule):
         return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
 
 
-class Clock(L.Callback):
-    """Seconds from the end of the warm-up to the end of the epoch, on the clock and of the processor; the last loss."""
+def now() -> Times:
+    return np.array([time.perf_counter(), time.process_time()])
 
-    start = end = (0.0, 0.0)
-    loss = 0.0
+
+class HandWritten:
+    """A loop as one writes it, a step at a time."""
+
+    def __init__(self, batches: list[ImageBatch]) -> None:
+        self.model = make_model().train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
+        self.mean, self.std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (MEAN, STD))
+        self.loader = iter(DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+        self.total = torch.zeros(())
+
+    def step(self) -> Tensor:
+        batch = next(self.loader)
+        self.optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(
+            self.model((batch["images"].float() - self.mean) / self.std), batch["targets"]
+        )
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        self.total += loss.detach()
+        return loss.detach()
+
+
+class SideBySide(L.Callback):
+    """After each step of the Trainer one of the hand-written loop; seconds of both after the warm-up, added up.
+
+    A step of the Trainer lasts from the end of the other loop's step to the last of its callbacks: what it does between
+    two batches counts.
+
+    Attributes:
+        spent: of the Trainer and of the other loop, on the clock and of the processor, [2, 2].
+
+    Raises:
+        RuntimeError: the two do not compute the same.
+    """
+
+    def __init__(self, other: HandWritten) -> None:
+        self.other = other
+        self.spent = np.zeros((2, 2))
+
+    def on_train_epoch_start(self, *args: Any) -> None:
+        self.since = now()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx == WARM_UP - 1:
-            self.start = now()
-        if trainer.is_last_batch:
-            self.loss = outputs["loss"].item()
-
-    def on_train_epoch_end(self, *args: Any) -> None:
-        self.end = now()
-
-
-def now() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
+        between = now()
+        loss = self.other.step()
+        end = now()
+        if batch_idx >= WARM_UP:
+            self.spent += np.stack((between - self.since, end - between))
+        if trainer.is_last_batch and not torch.allclose(loss, outputs["loss"], rtol=1e-3):
+            raise RuntimeError(f"the loops end with different losses: {outputs['loss']} and {loss}")
+        self.since = now()
 
 
-def each_step(start: tuple[float, float], end: tuple[float, float], batches: list[ImageBatch]) -> tuple[float, float]:
-    """Milliseconds a step, on the clock and of the processor."""
-    steps = len(batches) - WARM_UP
-    return 1e3 * (end[0] - start[0]) / steps, 1e3 * (end[1] - start[1]) / steps
-
-
-def by_hand(batches: list[ImageBatch]) -> tuple[tuple[float, float], float]:
-    """Milliseconds a step and the last loss of a loop as one writes it."""
-    model = make_model().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (MEAN, STD))
-    total = torch.zeros(())
-    for index, batch in enumerate(DataLoader(batches, batch_size=None)):  # type: ignore[arg-type]
-        if index == WARM_UP:
-            start = now()
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model((batch["images"].float() - mean) / std), batch["targets"])
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        total += loss.detach()
-    return each_step(start, now(), batches), loss.item()
-
-
-def by_trainer(batches: list[ImageBatch], with_callbacks: bool) -> tuple[tuple[float, float], float]:
-    """The same with ClassificationTask, and on request all that a recipe adds."""
-    clock = Clock()
+def fit(batches: list[ImageBatch], with_callbacks: bool) -> Times:
+    """Milliseconds a step of ClassificationTask, on request with all that a recipe adds, and of the loop beside it."""
+    both = SideBySide(HandWritten(batches))
     with tempfile.TemporaryDirectory() as folder:
         extra = [ExactResume(0), NonFiniteStop(), GracefulStop(Path(folder) / "stopped.ckpt"), EpochLines()]
         trainer = L.Trainer(
             max_epochs=1,
             accelerator="cpu",
             logger=MetricsCSV(Path(folder) / "metrics.csv") if with_callbacks else False,
-            callbacks=[*(extra if with_callbacks else []), clock],
+            callbacks=[*(extra if with_callbacks else []), both],
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,
@@ -143,42 +159,37 @@ def by_trainer(batches: list[ImageBatch], with_callbacks: bool) -> tuple[tuple[f
         )
         task = ClassificationTask(make_model(), nn.CrossEntropyLoss(), lr=1e-3, weight_decay=0.0, schedule="constant")
         trainer.fit(task, datamodule=Data(batches))
-    return each_step(clock.start, clock.end, batches), clock.loss
+    return 1e3 * both.spent / (len(batches) - WARM_UP)
 
 
-ARMS: dict[str, Callable[[list[ImageBatch]], tuple[tuple[float, float], float]]] = {
-    "hand-written loop": by_hand,
-    "Trainer": lambda batches: by_trainer(batches, with_callbacks=False),
-    "Trainer and callbacks": lambda batches: by_trainer(batches, with_callbacks=True),
-}
+def batch_of(milliseconds: float) -> int:
+    """Images for steps of about this length."""
+    loop = HandWritten(make_batches(WARM_UP + 5, 8))
+    for _ in range(WARM_UP):
+        loop.step()
+    start = now()
+    for _ in range(5):
+        loop.step()
+    return max(4, round(8 * milliseconds / (200 * (now() - start)[0])))
 
 
-def measure(batches: list[ImageBatch], repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """Milliseconds a step of each arm, turn by turn, on the clock and of the processor.
-
-    Raises:
-        RuntimeError: an arm does not compute what the others do.
-    """
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ARMS}
-    names = list(ARMS)
-    for turn in range(repeats):
-        losses = []
-        for name in names[turn % 3 :] + names[: turn % 3]:
-            spent, loss = ARMS[name](batches)
-            found[name].append(spent)
-            losses.append(loss)
-        if max(losses) - min(losses) > 1e-3 * max(losses):
-            raise RuntimeError(f"the arms end with different losses: {losses}")
+def describe(name: str, times: Times) -> dict[str, Any]:
+    """Print and give the figures of one arm, from [turn, Trainer or loop, kind of time]."""
+    found = {}
+    for place, kind in enumerate(("clock", "processor")):
+        ours, loop = times[:, 0, place], times[:, 1, place]
+        ratios = ours / loop
+        print(
+            f"{name:22} {kind:9} {np.median(ours):7.1f} ms a step, by hand {np.median(loop):7.1f} ms"
+            f"   ratio {np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f})"
+        )
+        found[kind] = {
+            "ms_a_step": ours.tolist(),
+            "by_hand": loop.tolist(),
+            "ratios": ratios.tolist(),
+            "median_ratio": float(np.median(ratios)),
+        }
     return found
-
-
-def compare(name: str, kind: str, values: list[float], base: list[float]) -> dict[str, Any]:
-    ratios = [value / other for value, other in zip(values, base, strict=True)]
-    print(
-        f"{name:22} {kind:9} {statistics.median(values):7.1f} ms a step ({min(values):.1f} to {max(values):.1f})"
-        f"   ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-    )
-    return {"ms_a_step": values, "ratios": ratios, "median_ratio": statistics.median(ratios)}
 
 
 def main() -> None:
@@ -191,15 +202,13 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    trial = by_hand(make_batches(WARM_UP + 5, 8))[0][0]
-    size = max(4, round(8 * TARGET_MS / trial))
-    times = measure(make_batches(WARM_UP + arguments.steps, size), arguments.repeats)
-    arms = {}
-    for name, values in times.items():
-        arms[name] = {
-            kind: compare(name, kind, [value[i] for value in values], [base[i] for base in times["hand-written loop"]])
-            for i, kind in enumerate(("clock", "processor"))
-        }
+    size = batch_of(TARGET_MS)
+    batches = make_batches(WARM_UP + arguments.steps, size)
+    times: dict[str, list[Times]] = {"Trainer": [], "Trainer and callbacks": []}
+    for turn in range(arguments.repeats):
+        for name in sorted(times, reverse=turn % 2 == 1):
+            times[name].append(fit(batches, with_callbacks=name.endswith("callbacks")))
+    arms = {name: describe(name, np.stack(values)) for name, values in times.items()}
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {arguments.threads} threads",

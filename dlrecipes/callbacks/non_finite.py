@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlrecipes.callbacks.agreement import RankAgreement
@@ -105,12 +105,13 @@ class NonFiniteStop(pl.Callback):
     ) -> None:
         if not self.check_gradients or str(trainer.precision) == "16-mixed":
             return
-        gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
-        finite = _all_finite(gradients.values())
+        # The optimizer's list, not a walk through the modules: that takes a good part of a millisecond in every step.
+        stepped = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+        finite = _all_finite(stepped)
         self._note(1, finite)
         # Here and not in the report, since gradient clipping spreads one NaN over all gradients.
         if finite.device.type == "cpu" and self._bad_gradient is None and not finite:
-            self._bad_gradient = _first_non_finite(gradients)
+            self._bad_gradient = _first_non_finite(_gradients(pl_module))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -185,8 +186,7 @@ class NonFiniteStop(pl.Callback):
         if bad_loss < _NEVER and bad_loss <= bad_gradient:
             number, kind, what = bad_loss, 0, self._name_loss(trainer)
         elif bad_gradient < _NEVER:
-            gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
-            name = self._bad_gradient or _first_non_finite(gradients)
+            name = self._bad_gradient or _first_non_finite(_gradients(pl_module))
             number, kind, what = bad_gradient, 1, f"the gradient of {name} is not finite"
         elif (name := _first_non_finite(dict(pl_module.named_parameters()))) != "":
             number, kind, what = self._batch_number, 2, f"the weight {name} is not finite"
@@ -212,6 +212,10 @@ class NonFiniteStop(pl.Callback):
             + (f", with the images {images}" if images else "")
             + "; look at the batch's images and labels, or lower the learning rate."
         )
+
+
+def _gradients(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> Tensor:
