@@ -70,7 +70,8 @@ class Row:
         longer: times the protocol's epochs.
         base: row whose network of the same seed this one begins with, or learns from.
         stage: method of the second stage that the base's last layer goes through; nothing else is trained then.
-        distilled: learns from its base, so that it is no peer of the others.
+        distilled: learns from a teacher, or is only one, so that it is no peer of the others.
+        only_head: trains on, and is measured on, this many of the most frequent classes alone.
     """
 
     title: str
@@ -86,6 +87,7 @@ class Row:
     base: str | None = None
     stage: Method | None = None
     distilled: bool = False
+    only_head: int | None = None
 
 
 MIXUP = {"mix": "mixup", "mix_alpha": 1.0}  # α of the papers on CIFAR
@@ -106,6 +108,7 @@ WEIGHTS = {
 SAMPLING = {
     "sample_class": Row(title="sampling: classes alike", data={"sampler": "class"}),
     "sample_sqrt": Row(title="sampling: √n", data={"sampler": "sqrt"}),
+    "sample_effective": Row(title="sampling: effective number", data={"sampler": "effective"}),
     "sample_progressive": Row(title="sampling: progressive", data={"sampler": "progressive"}),
     "ce_drs": Row(title="CE, deferred re-sampling (DRS)", data={"sampler": "class", "sampler_start": DEFERRED}),
 }
@@ -129,6 +132,12 @@ SAMPLES = {
 CONTRAST = {
     "supcon": Row(
         title="CE and SupCon branch",
+        task={"projection_dim": PROJECTION, "auxiliary_weight": 0.3},
+        parts=lambda: {"auxiliary_loss": SupConLoss()},
+    ),
+    "supcon_m_per_class": Row(  # batches of 8 classes with 16 images each
+        title="CE and SupCon branch, M images a class",
+        data={"sampler": "m_per_class", "samples_per_class": 16},
         task={"projection_dim": PROJECTION, "auxiliary_weight": 0.3},
         parts=lambda: {"auxiliary_loss": SupConLoss()},
     ),
@@ -180,6 +189,20 @@ LONG_ROWS = {
     ),
 }
 TEACHERS = {
+    "head": Row(title="a teacher: CE on, and measured on, 5 frequent classes", only_head=5, distilled=True),
+    "taught_by_head": Row(
+        title="logit adjustment, taught by the head's teacher",
+        loss=LogitAdjustedLoss,
+        parts=lambda: {"distill": HeadToTailDistillLoss(trust=1.0)},
+        base="head",
+        distilled=True,
+    ),
+    "ema_teacher": Row(  # the average's weight rises over 5 of 200 epochs: it knows nothing at first
+        title="logit adjustment, taught by its own average",
+        loss=LogitAdjustedLoss,
+        task={"teacher": "ema", "rampup_steps": 480},
+        distilled=True,
+    ),
     "kd": Row(title="CE, taught by CE (KD)", base="ce", distilled=True),
     "head_to_tail": Row(
         title="logit adjustment, taught by corrected CE",

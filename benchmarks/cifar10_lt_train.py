@@ -74,6 +74,7 @@ class Cifar10LT(ClassificationData):
         imbalance_factor: the largest class by the smallest.
         fraction: of each class's training images that are used, for trials.
         augment: ``"light"`` or ``"strong"``.
+        only_head: the first, most frequent, classes that are kept; None: all.
         batch_size, seed: of training.
         more: further arguments of ``ClassificationData``.
     """
@@ -85,6 +86,7 @@ class Cifar10LT(ClassificationData):
         imbalance_factor: float = 100,
         fraction: float = 1.0,
         augment: str = "light",
+        only_head: int | None = None,
         batch_size: int = 128,
         seed: int = 0,
         more: Mapping[str, Any] | None = None,
@@ -95,6 +97,9 @@ class Cifar10LT(ClassificationData):
             kept = [chosen[labels[chosen] == c] for c in range(len(classes))]
             chosen = np.concatenate([rows[: max(2, round(fraction * len(rows)))] for rows in kept])
             test = tuple(array[:: round(1 / fraction)] for array in test)
+        if only_head is not None:
+            chosen, classes = chosen[labels[chosen] < only_head], classes[:only_head]
+            test = tuple(array[test[1] < only_head] for array in test)
         train = (pixels[chosen], labels[chosen])
         super().__init__(
             source=array_source(train, val=test, classes=classes, name="cifar10-lt"),
@@ -285,6 +290,7 @@ def make_data(row: Row, seed: int, options: argparse.Namespace) -> Cifar10LT:
         imbalance_factor=options.imbalance_factor,
         fraction=options.train_fraction,
         augment=row.augment,
+        only_head=row.only_head,
         seed=seed,
         more=row.data,
     )
@@ -303,7 +309,9 @@ def make_task(row: Row, seed: int, options: argparse.Namespace) -> Classificatio
         **row.parts(),
     }
     if row.base is not None:
-        return QuietStudent(model, row.loss(), teacher=str(checkpoint_path(row.base, seed, options)), **setting)
+        setting["teacher"] = str(checkpoint_path(row.base, seed, options))
+    if "teacher" in setting:
+        return QuietStudent(model, row.loss(), **setting)
     return QuietTask(model, row.loss(), **setting)
 
 
