@@ -13,7 +13,12 @@ from dataclasses import replace
 import numpy as np
 
 from dlrecipes.data.audit_report import AuditReport, SplitStats
-from dlrecipes.data.box_checks import refuse_misread_boxes, refuse_non_finite_boxes, repair_boxes
+from dlrecipes.data.box_checks import (
+    refuse_misread_boxes,
+    refuse_non_finite_boxes,
+    refuse_turned_boxes,
+    repair_boxes,
+)
 from dlrecipes.data.images import read_image
 from dlrecipes.data.layout import shown
 from dlrecipes.data.near_duplicates import find_near_copies, near_copy_warnings
@@ -67,6 +72,8 @@ def audit(
     facts = probe_images([r.path for r in unique], source.root, workers=workers, show_progress=show_progress)
     findings = list(source.problems)
     sized = _true_sizes(_readable(unique, facts, source.root, skip_corrupt, findings), facts, source.root, findings)
+    if source.format != "yolo":  # whose boxes are shares of the picture and fit either way
+        refuse_turned_boxes([r for r in sized.values() if facts[r.path].orientation in range(5, 9)], source.root)
     for split, records in source.splits.items():
         refuse_misread_boxes(split, [sized[id(r)] for r in records if id(r) in sized], source.format, source.root)
     repaired = {}

@@ -12,13 +12,14 @@ from dlrecipes.data.layout import shown
 from dlrecipes.data.records import DetectionRecord, Finding, box_areas
 from dlrecipes.errors import UserError
 
-__all__ = ["MIN_SIDE", "refuse_misread_boxes", "refuse_non_finite_boxes", "repair_boxes"]
+__all__ = ["MIN_SIDE", "refuse_misread_boxes", "refuse_non_finite_boxes", "refuse_turned_boxes", "repair_boxes"]
 
 MIN_SIDE = 0.01
 """Sides below this many pixels are no area: what is left of a box at the edge by rounding, not an object."""
 
 # Shares of a split's boxes beyond which the reading is wrong, not the boxes.
 _MOST, _THIRD = 0.95, 1 / 3
+_BEYOND = 0.02  # of a side: a box that ends so far outside was not drawn on this picture
 
 
 def refuse_non_finite_boxes(records: Sequence[DetectionRecord], root: str) -> None:
@@ -82,6 +83,31 @@ def refuse_misread_boxes(split: str, records: Sequence[DetectionRecord], file_fo
         raise UserError(
             f"{_example(filled, outside, root)} lie entirely outside their images ({split!r}); "
             "the annotations belong to other images or to another image size: export them again."
+        )
+
+
+def refuse_turned_boxes(records: Sequence[DetectionRecord], root: str) -> None:
+    """Refuse boxes that leave the pictures as they are stored, and fit them as their EXIF tag turns them.
+
+    Args:
+        records: of images that their EXIF tag turns by 90 degrees; finite boxes, sizes of the stored images.
+        root: data set folder, for messages.
+
+    Raises:
+        UserError: if more boxes end beyond the stored picture alone than beyond the turned one alone.
+    """
+    filled = [r for r in records if len(r.boxes)]
+    if not filled:
+        return
+    ends = np.concatenate([r.boxes[:, 2:] for r in filled])
+    stored = np.concatenate([np.tile([float(r.width), float(r.height)], (len(r.boxes), 1)) for r in filled])
+    turned = stored[:, ::-1]
+    beyond, beyond_turned = _any(ends > stored + _BEYOND * stored), _any(ends > turned + _BEYOND * turned)
+    evidence = beyond & ~beyond_turned
+    if evidence.sum() > (beyond_turned & ~beyond).sum():
+        raise UserError(
+            f"{_example(filled, evidence, root)} fit only the pictures as their EXIF tag turns them, which is not "
+            "applied here; save the pictures rotated (for example by `mogrify -auto-orient`)."
         )
 
 

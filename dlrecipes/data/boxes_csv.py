@@ -12,7 +12,8 @@ Accepted column names, in any order and case:
 | size, optional | ``width`` and ``height`` of the image |
 
 Without a header the order is ``image, x1, y1, x2, y2, label``. Corners are in pixels. A row with the image alone is an
-image without objects. The separator is a comma, semicolon or tab.
+image without objects. The separator is a comma, semicolon or tab. Columns that hold boxes in another way, as a corner
+with width and height, are refused rather than guessed at: ``x`` may be a centre, ``width`` that of the image.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ _COLUMNS = {
     "height": ("height",),
 }
 _NEEDED = ("image", "x1", "y1", "x2", "y2", "label")
+_OTHER_BOXES = ("bbox", "bounding_box", "box")
+_FIRST_CORNERS = (("x", "y"), ("x1", "y1"), ("xmin", "ymin"), ("x_min", "y_min"), ("left", "top"), ("cx", "cy"))
+_SIDES = (("w", "h"), ("width", "height"), ("bbox_width", "bbox_height"), ("box_width", "box_height"))
 
 
 @dataclass
@@ -89,8 +93,29 @@ def _delimiter(line: str) -> str:
     return max(",;\t", key=line.count)
 
 
+def _refuse_other_boxes(path: Path, cells: list[str]) -> None:
+    """Refuse a header that speaks of boxes in a way that is not read, which no label of a whole image would."""
+    remedy = "name the columns image, x1, y1, x2, y2, label, in pixels"
+    missing = [k for k in _NEEDED if not any(n in cells for n in _COLUMNS[k])]
+    if not set(missing) & {"x1", "y1", "x2", "y2"}:
+        raise UserError(f"{path}: it has the corners of boxes but no column {' and '.join(missing)}; {remedy}.")
+    if (name := next((n for n in _OTHER_BOXES if n in cells), None)) is not None:
+        raise UserError(f"{path}: the column {name!r} holds whole boxes; {remedy}.")
+    corner = next((pair for pair in _FIRST_CORNERS if set(pair) <= set(cells)), None)
+    sides = next((pair for pair in _SIDES if set(pair) <= set(cells)), None)
+    if corner and sides:
+        raise UserError(
+            f"{path}: the columns {', '.join((*corner, *sides))} look like boxes by their size, where corners are due; "
+            f"{remedy}."
+        )
+
+
 def _header(path: Path) -> dict[str, int] | None:
-    """Position of each column; empty for a file without header; None for a file that holds no boxes."""
+    """Position of each column; empty for a file without header; None for a file that holds no boxes.
+
+    Raises:
+        UserError: it holds boxes, but not by their corners.
+    """
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         line = file.readline().strip()
     cells = [c.strip().lower() for c in next(csv.reader([line], delimiter=_delimiter(line)), [])]
@@ -99,6 +124,7 @@ def _header(path: Path) -> dict[str, int] | None:
         return {k: i for k, i in columns.items() if i >= 0}
     if len(cells) == 6 and (not any(cells[1:]) or all(_is_number(c) for c in cells[1:5])):
         return {}
+    _refuse_other_boxes(path, cells)
     return None
 
 

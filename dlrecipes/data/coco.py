@@ -28,6 +28,7 @@ __all__ = ["find_coco", "read_coco"]
 # COCO ships these beside instances_*.json; they hold no boxes of their own.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
 _KEYS = ("images", "annotations", "categories")
+_CLASSES_ALONE = "notes.json"  # Label Studio writes the classes into it, beside YOLO's text files
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _split_of(path: Path, root: Path) -> str | None:
 
 def _looks_like_coco(path: Path) -> bool:
     """By its name or its first keys, so that a file that is cut off is still recognised and reported as such."""
-    if path.name.startswith(_OTHER_TASKS):
+    if path.name.startswith(_OTHER_TASKS) or path.name == _CLASSES_ALONE:
         return False
     if path.parent.name == "annotations" or path.name.endswith(".coco.json"):
         return True
@@ -124,18 +125,29 @@ def _load(path: Path, root: Path) -> _CocoFile:
     for key in _KEYS:
         value = content.get(key) if isinstance(content, dict) else None
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-            raise UserError(f"{path}: COCO JSON needs a list of objects under {key!r}; export it as object detection.")
+            raise UserError(
+                f"{path}: COCO JSON needs a list of objects under {key!r}; export it as COCO object detection."
+            )
     if not content["images"]:
         raise UserError(f"{path}: 'images' is empty; export the file with its images.")
     categories: dict[int, dict[str, Any]] = {}
     for entry in content["categories"]:
-        number = entry.get("id")
+        number = _id(entry.get("id"))
         if not isinstance(number, int) or not isinstance(entry.get("name"), str):
             raise UserError(f"{path}: category {entry!r} needs an integer 'id' and a 'name'.")
         if number in categories and categories[number]["name"] != entry["name"]:
             raise UserError(f"{path}: category id {number} is declared twice, with different names; keep one.")
         categories[number] = entry
-    return _CocoFile(path, name, content["images"], content["annotations"], categories)
+    images = [image | {"id": _id(image.get("id"))} for image in content["images"]]
+    annotations = [a | {key: _id(a.get(key)) for key in ("image_id", "category_id")} for a in content["annotations"]]
+    return _CocoFile(path, name, images, annotations, categories)
+
+
+def _id(value: object) -> Any:
+    """A number where it was written as one, as text or with a decimal point; otherwise as it is."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _merge_categories(files: list[_CocoFile]) -> tuple[dict[int, str], list[str]]:
@@ -190,7 +202,7 @@ def _records(
 ) -> list[DetectionRecord]:
     by_image = _annotations_by_image(file, position, problems)
     names = [_file_name(file, image) for image in file.images]
-    folder = _image_folder(file, root, split, names)
+    folder, names = _image_folder(file, root, split, names)
     records = []
     for running, (image, name) in enumerate(zip(file.images, names, strict=True)):
         found = by_image.get(image["id"], [])
@@ -262,21 +274,32 @@ def _file_name(file: _CocoFile, image: dict[str, Any]) -> str:
     return name.replace("\\", "/")
 
 
-def _image_folder(file: _CocoFile, root: Path, split: str, names: list[str]) -> Path:
-    """The folder that holds most of a sample of the images. Which one is a matter of taste among exporters."""
+def _image_folder(file: _CocoFile, root: Path, split: str, names: list[str]) -> tuple[Path, list[str]]:
+    """The folder that holds most of a sample of the images, and their names in it.
+
+    Which one is a matter of taste among exporters. The names may carry folders of the author's machine: where no image
+    is found by its whole name, its last part counts, if that is unique.
+    """
+    folders = _candidates(file, root, split)
+    last_parts = [name.rpartition("/")[2] for name in names]
+    for tried in (names, last_parts) if len(set(last_parts)) == len(names) else (names,):
+        sample = tried[:: max(1, len(tried) // 20)]
+        score = {folder: sum((folder / n).is_file() for n in sample) for folder in folders}
+        best = max(folders, key=lambda f: score[f])
+        if score[best] or any((f / n).is_file() for f in folders for n in tried):
+            return best, tried
+    looked = ", ".join(shown(f, root) for f in folders)
+    raise UserError(
+        f"{file.path}: annotations for missing images: none of its {len(names)} images, such as {names[0]!r}, "
+        f"is in {looked}; put the images into images/ beside it."
+    )
+
+
+def _candidates(file: _CocoFile, root: Path, split: str) -> list[Path]:
+    """Folders in which the images may be."""
     stem = file.path.stem.removeprefix("instances_")
     bases = [file.path.parent, root, root / "images", file.path.parent / "images", root / "data", root / "JPEGImages"]
     candidates = [*bases, *(b / n for b in bases for n in (stem, split))]
     candidates += [found[split] for b in bases if b.is_dir() and split in (found := split_folders(b))]
     candidates += sorted(root.iterdir())
-    folders = list(dict.fromkeys(c for c in candidates if c.is_dir()))
-    sample = names[:: max(1, len(names) // 20)]
-    score = {folder: sum((folder / n).is_file() for n in sample) for folder in folders}
-    best = max(folders, key=lambda f: score[f])
-    if score[best] == 0 and not any((f / n).is_file() for f in folders for n in names):
-        looked = ", ".join(shown(f, root) for f in folders)
-        raise UserError(
-            f"{file.path}: annotations for missing images: none of its {len(names)} images, such as {names[0]!r}, "
-            f"is in {looked}; put the images into images/ beside it."
-        )
-    return best
+    return list(dict.fromkeys(c for c in candidates if c.is_dir()))

@@ -9,14 +9,14 @@ from dlrecipes.data.coco import find_coco, read_coco
 from dlrecipes.data.layout import split_name
 from dlrecipes.data.records import DetectionSource
 from dlrecipes.data.voc import find_voc, read_voc
-from dlrecipes.data.yolo import find_yolo, read_yolo
+from dlrecipes.data.yolo import find_yolo, holds_text_labels, read_yolo
 from dlrecipes.errors import UserError
 
 __all__ = ["DETECTION_FORMATS", "holds_detection", "read_detection"]
 
 DETECTION_FORMATS = (
     "COCO JSON (annotations/instances_*.json, *.json, train/_annotations.coco.json), "
-    "Pascal VOC (Annotations/*.xml, *.xml), YOLO (data.yaml with 'names') "
+    "Pascal VOC (Annotations/*.xml, *.xml), YOLO (data.yaml with 'names', or classes.txt) "
     "and CSV (*.csv with image, x1, y1, x2, y2, label)"
 )
 """What is looked for, for messages."""
@@ -31,6 +31,8 @@ def holds_detection(path: str | Path) -> bool:
             return name in (".json", ".yaml", ".yml") or (name == ".csv" and holds_boxes(root))
         while root is not None and root.is_dir():
             if find_coco(root) or find_voc(root) or find_yolo(root) is not None or find_csv(root):
+                return True
+            if holds_text_labels(root):
                 return True
             root = _only_folder(root)
     except UserError:  # there is something, and reading it says what is wrong
@@ -72,6 +74,11 @@ def _read(given: Path) -> DetectionSource:
     while source is None and (inner_only := _only_folder(inner)) is not None:
         inner = inner_only
         source = _read_folder(inner)
+    if source is None and holds_text_labels(inner):
+        raise UserError(
+            f"{inner / 'labels'} holds text files as YOLO has them, but no data.yaml beside it names their classes; "
+            "add one (names: [CLASS, CLASS], train: images/train, val: images/val)."
+        )
     if source is None:
         raise UserError(f"{given} holds no known annotation format; looked for {DETECTION_FORMATS}.")
     return source

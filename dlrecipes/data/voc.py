@@ -13,7 +13,7 @@ continuous coordinates, and clipped to the image; on official data that is a shi
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,8 @@ from dlrecipes.data.records import DetectionRecord, DetectionSource, make_record
 from dlrecipes.errors import UserError
 
 __all__ = ["find_voc", "read_voc"]
+
+_IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,18 @@ def find_voc(root: Path) -> dict[str, list[Path]]:
     folders = {split: files_with_suffix(folder, ".xml") for split, folder in split_folders(root).items()}
     if found := {split: files for split, files in folders.items() if files}:
         return found
-    files = files_with_suffix(root, ".xml") or files_with_suffix(root / "annotations", ".xml")
-    return {"all": files} if files else {}
+    if files := files_with_suffix(root, ".xml") or files_with_suffix(root / "annotations", ".xml"):
+        return {"all": files}
+    return _split_annotations(root)
+
+
+def _split_annotations(root: Path) -> dict[str, list[Path]]:
+    """The files of ``annotations/train``, ``annotations/val`` ... by split."""
+    for apart in (root / "Annotations", root / "annotations"):
+        folders = split_folders(apart) if apart.is_dir() else {}
+        if found := {split: files for split, folder in folders.items() if (files := files_with_suffix(folder, ".xml"))}:
+            return found
+    return {}
 
 
 def _listed_splits(root: Path, files: list[Path]) -> dict[str, list[Path]]:
@@ -111,7 +123,7 @@ def read_voc(root: Path, files: dict[str, list[Path]]) -> DetectionSource:
         splits={split: [records[path] for path in paths] for split, paths in files.items()},
         classes=tuple(classes),
         category_ids=tuple(range(1, len(classes) + 1)),
-        notes=tuple(_notes(root, files, unique, folders)),
+        notes=tuple(_notes(root, files, parsed, folders)),
     )
 
 
@@ -129,7 +141,8 @@ class _ImageFolders:
 
     def find(self, annotation: Path, written: str) -> Path:
         beside = annotation.parent
-        folders = [beside, *(p / n for p in (self.root, beside) for n in ("JPEGImages", "images", "Images"))]
+        folders = [beside, *(p / n for p in (self.root, beside) for n in _IMAGE_FOLDERS)]
+        folders += [self.root / n / beside.name for n in _IMAGE_FOLDERS]
         folders.append(self.root)
         # The written name may carry the path of the author's machine, and is often stale after files were renamed.
         name = written.replace("\\", "/").rpartition("/")[2]
@@ -178,11 +191,13 @@ def _record(voc: _VocFile, label: dict[str, int], image_id: int) -> DetectionRec
     )
 
 
-def _notes(root: Path, files: dict[str, list[Path]], used: Iterable[Path], folders: _ImageFolders) -> Iterable[str]:
+def _notes(
+    root: Path, files: dict[str, list[Path]], parsed: Mapping[Path, _VocFile], folders: _ImageFolders
+) -> Iterable[str]:
     if "all" in files:
         yield "no split is given"
-    elif unlisted := len(files_with_suffix(root / "Annotations", ".xml")) - len(set(used)):
+    elif unlisted := len(set(files_with_suffix(root / "Annotations", ".xml")) - set(parsed)):
         yield f"{unlisted} annotation files are in no split: left out"
-    stems = {p.stem for p in used}
-    if unlabelled := sum(stem not in stems for stem in folders.index(root / "JPEGImages")):
+    used = {voc.image for voc in parsed.values()}
+    if unlabelled := sum(len(set(folders.index(p).values()) - used) for p in {image.parent for image in used}):
         yield f"{unlabelled} images without an annotation file (or in no split): left out"

@@ -1,11 +1,13 @@
 """YOLO text labels: ``data.yaml`` with names and folders, one text file an image.
 
 Format: https://docs.ultralytics.com/datasets/detect/. A line is ``class cx cy width height``, relative to the image, or
-``class x1 y1 x2 y2 ...``, a polygon, of which the surrounding box is taken.
+``class x1 y1 x2 y2 ...``, a polygon, of which the surrounding box is taken. Label Studio writes no YAML but
+``classes.txt``, with a name a line, beside ``images/`` and ``labels/``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,15 +24,18 @@ from dlrecipes.data.layout import (
     parse_numbers,
     read_lines,
     shown,
+    split_folders,
     split_name,
 )
 from dlrecipes.data.records import DetectionRecord, DetectionSource, make_record
 from dlrecipes.errors import UserError
 
-__all__ = ["find_yolo", "read_yolo"]
+__all__ = ["find_yolo", "holds_text_labels", "read_yolo"]
 
 # Slightly more than 1 is rounding, and clipped; more than this is pixels.
 _LARGEST_RELATIVE = 1.5
+_CLASSES = "classes.txt"
+_NAMES = re.compile(r"""(\{(.*,)?\s*)?["']?names["']?\s*:""")  # a key of the file's outermost mapping
 
 
 @dataclass
@@ -46,14 +51,26 @@ class _Reader:
 
 
 def find_yolo(root: Path) -> Path | None:
-    """The YAML file of a folder that has ``names`` and a split: ``data.yaml`` if there are several; None if none."""
+    """The file that names the classes; None if none.
+
+    It is a YAML file with ``names``, ``data.yaml`` if there are several, or ``classes.txt`` beside ``labels/``.
+    """
     found = [p for p in files_with_suffix(root, ".yaml", ".yml") if _has_names(p)]
-    return next((p for p in found if p.stem == "data"), found[0] if found else None)
+    if found:
+        return next((p for p in found if p.stem == "data"), found[0])
+    classes = root / _CLASSES
+    return classes if classes.is_file() and holds_text_labels(root) else None
+
+
+def holds_text_labels(root: Path) -> bool:
+    """Whether there are ``images/`` and, with text files in it or in folders in it, ``labels/``."""
+    labels = root / "labels"
+    return (root / "images").is_dir() and labels.is_dir() and next(labels.rglob("*.txt"), None) is not None
 
 
 def _has_names(path: Path) -> bool:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return any(line.startswith("names:") for line in lines)
+    return any(_NAMES.match(line) for line in lines)
 
 
 def read_yolo(file: Path) -> DetectionSource:
@@ -62,14 +79,15 @@ def read_yolo(file: Path) -> DetectionSource:
     An image without a label file is an image without objects, as the format has it; the notes count them.
 
     Args:
-        file: the YAML file. Its ``train``, ``val`` and ``test`` are folders or lists of images, relative to its
-            ``path``, or to the file itself where that ``path`` does not exist here.
+        file: from `find_yolo`. The ``train``, ``val`` and ``test`` of a YAML file are folders or lists of images,
+            relative to its ``path``, or to the file itself where that ``path`` does not exist here. With
+            ``classes.txt``, ``images/train``, ``images/val`` ... are the splits, or ``images`` is not split.
 
     Raises:
         UserError: for a YAML or label file that cannot be parsed, a class number without a name, values in pixels, or
             a split without images or without any label file.
     """
-    content = _load(file)
+    content = _listed(file) if file.name == _CLASSES else _load(file)
     names = _class_names(content, file)
     numbers = sorted(names)
     keypoints = content.get("kpt_shape") is not None
@@ -78,6 +96,7 @@ def read_yolo(file: Path) -> DetectionSource:
     splits: dict[str, list[DetectionRecord]] = {}
     for key, value in content.items():
         split = split_name(str(key)) if isinstance(value, str | list) and key != "names" else None
+        split = "all" if key == "all" else split
         if split is None or not value:
             continue
         records = _split_records(reader, base, file, str(key), value if isinstance(value, list) else [value])
@@ -85,6 +104,8 @@ def read_yolo(file: Path) -> DetectionSource:
             splits[split] = records
     if not splits:
         raise UserError(f"{file}: neither 'train' nor 'val' names a folder of images; add them.")
+    if "all" in splits:
+        reader.notes.append("no split is given")
     if reader.unlabelled:
         reader.notes.append(f"{reader.unlabelled} images without a label file count as images without objects")
     if reader.polygons:
@@ -109,6 +130,16 @@ def _load(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file}: a YOLO data.yaml needs 'names' and 'train'; correct it.")
     return content
+
+
+def _listed(file: Path) -> dict[str, Any]:
+    """What a YAML file would say of ``classes.txt`` and the folders beside it."""
+    names = [line.strip() for line in read_lines(file) if line.strip()]
+    if not names:
+        raise UserError(f"{file} is empty; write the class names into it, one a line.")
+    folders = split_folders(file.parent / "images")
+    places = {split: f"images/{folder.name}" for split, folder in folders.items()}
+    return {"names": names, **(places or {"all": "images"})}
 
 
 def _class_names(content: dict[str, Any], file: Path) -> dict[int, str]:

@@ -227,6 +227,35 @@ def test_exif_rotation_warns_and_an_annotation_of_the_rotated_picture_is_refused
         audit(read_detection(tiny.root))
 
 
+@pytest.mark.parametrize("size", [(0, 0), (64, 32)])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_of_the_rotated_picture_are_refused_without_its_size(tiny, orientation, size):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    tiny.items[0].boxes, tiny.items[0].names = [[4.0, 40.0, 20.0, 60.0]], ["cat"]  # 64x32 as stored
+    tiny.write_voc()
+    tiny.write_text("Annotations/im_0.xml", tiny.voc_xml(tiny.items[0], size=size))
+    path = tiny.root / "JPEGImages/im 0.png"
+    Image.open(path).save(path, exif=exif)
+    message = (
+        r"1 of 1 boxes, such as Annotations/im_0.xml, object 1: box \[4, 40, 20, 60\] in 64x32, fit only the pictures "
+        "as their EXIF tag turns them, .* save the pictures rotated"
+    )
+    with pytest.raises(UserError, match=message):
+        audit(read_detection(tiny.root))
+
+
+def test_boxes_of_the_stored_picture_are_kept_though_one_is_over_the_edge(tiny):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    boxes = [[4.0, 25.0, 20.0, 40.0], [40.0, 2.0, 60.0, 30.0], [30.0, 2.0, 62.0, 30.0]]
+    tiny.items[0].boxes, tiny.items[0].names = boxes, ["cat"] * 3
+    tiny.write_voc()
+    path = tiny.root / "JPEGImages/im 0.png"
+    Image.open(path).save(path, exif=exif)
+    assert audit(read_detection(tiny.root)).splits["train"].images == 5
+
+
 def test_image_in_two_splits_is_a_warning_by_content_not_name(tiny):
     tiny.items[5].seed, tiny.items[5].size = tiny.items[1].seed, tiny.items[1].size
     tiny.write_voc()

@@ -1,6 +1,6 @@
 import pytest
 
-from dlrecipes.data.discover import read_detection
+from dlrecipes.data.discover import holds_detection, read_detection
 from dlrecipes.errors import UserError
 
 
@@ -82,3 +82,35 @@ def test_header_alone_is_refused(tiny):
     tiny.write_text("train.csv", "image,x1,y1,x2,y2,label\n")
     with pytest.raises(UserError, match=r"train.csv: no rows"):
         read_detection(tiny.root)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (
+            "image,x,y,w,h,label",
+            "the columns x, y, w, h look like boxes by their size, where corners are due; name the",
+        ),
+        (
+            "filename,width,height,xmin,ymin,class",
+            "the columns xmin, ymin, width, height look like boxes by their size",
+        ),
+        ("image_id,width,height,bbox,source", "the column 'bbox' holds whole boxes; name the columns image, x1, y1"),
+        ("uri,xmin,ymin,xmax,ymax,kind", "it has the corners of boxes but no column image and label; name the columns"),
+        ("image,xmin,ymin,xmax,ymax", "it has the corners of boxes but no column label; name the columns"),
+    ],
+)
+def test_boxes_in_other_columns_are_refused_by_name(tiny, header, message):
+    tiny.write_images(tiny.root, tiny.items)
+    tiny.write_text("boxes.csv", f"{header}\n" + "1," * header.count(",") + "1\n")
+    for path in (tiny.root, tiny.root / "boxes.csv"):
+        assert holds_detection(path)  # so that check-data does not take it for labels of whole images
+        with pytest.raises(UserError, match=f"boxes.csv: {message}"):
+            read_detection(path)
+
+
+@pytest.mark.parametrize("header", ["image,label", "image,x,y,label", "image,width,height,label", "image,price"])
+def test_labels_of_whole_images_are_no_boxes(tiny, header):
+    tiny.write_images(tiny.root, tiny.items)
+    tiny.write_text("labels.csv", f"{header}\n")
+    assert not holds_detection(tiny.root)

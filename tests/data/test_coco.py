@@ -152,7 +152,7 @@ def _first(**changes):
         ({"images": lambda images: [images[0], *images]}, "image id 100 is missing or used twice"),
         ({"images": _first(file_name=None)}, "image id 100 has no 'file_name'"),
         ({"categories": []}, "'categories' is empty|unknown category"),
-        ({"categories": [{"id": "3", "name": "bird"}]}, "needs an integer 'id'"),
+        ({"categories": [{"id": "three", "name": "bird"}]}, "needs an integer 'id'"),
         ({"categories": lambda c: [*c, {"id": 3, "name": "crow"}]}, "category id 3 is declared twice"),
     ],
 )
@@ -163,6 +163,41 @@ def test_broken_content_is_one_sentence_with_file_and_object(tiny, changes, mess
         read_detection(tiny.root)
     assert "annotations.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("as_id", [str, float])
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_numbers_written_as_text_or_with_a_decimal_point_are_ids(tiny, key, as_id):
+    def change(entries):
+        return [{k: as_id(v) if k in ("id", "image_id", "category_id") else v for k, v in e.items()} for e in entries]
+
+    tiny.write_images(tiny.root, tiny.items)
+    tiny.write_text("a.json", tiny.coco_json(tiny.items, **{key: change}))
+    source = read_detection(tiny.root)
+    tiny.check(source, ["all"], CATEGORY_IDS)
+    assert [r.image_id for r in source.splits["all"]] == [100 + item.number for item in tiny.items]
+
+
+@pytest.mark.parametrize("folder", ["/home/someone/photos", "../../media/upload/1", "C:\\photos"])
+def test_names_with_folders_of_another_machine(tiny, folder):
+    def change(images):
+        separator = "\\" if "\\" in folder else "/"
+        return [{**image, "file_name": f"{folder}{separator}{image['file_name']}"} for image in images]
+
+    tiny.write_images(tiny.root / "images", tiny.items)
+    tiny.write_text("result.json", tiny.coco_json(tiny.items, images=change))
+    tiny.check(read_detection(tiny.root), ["all"], CATEGORY_IDS)
+
+
+def test_names_that_only_their_folders_tell_apart_are_not_guessed(tiny):
+    def change(images):
+        return [{**image, "file_name": f"/home/{image['id']}/photo.png"} for image in images]
+
+    tiny.write_images(tiny.root / "images", tiny.items)
+    (tiny.root / "images/im 0.png").rename(tiny.root / "images/photo.png")
+    tiny.write_text("result.json", tiny.coco_json(tiny.items, images=change))
+    with pytest.raises(UserError, match="annotations for missing images"):
+        read_detection(tiny.root)
 
 
 def test_no_image_at_all_says_where_it_looked(tiny):

@@ -64,6 +64,25 @@ def test_files_left_out_are_noted(tiny):
     assert "1 annotation files are in no split: left out" in source.notes
 
 
+def test_folders_of_splits_have_no_file_in_no_split_but_pictures_without_one(tiny):
+    for split in ("train", "val", "test"):
+        tiny.write_images(tiny.root / split, tiny.of(split))
+        for item in tiny.of(split):
+            tiny.write_text(f"{split}/{item.stem}.xml", tiny.voc_xml(item))
+    assert read_detection(tiny.root).notes == ()
+    (tiny.root / "train/im 0.xml").unlink()
+    assert read_detection(tiny.root).notes == ("1 images without an annotation file (or in no split): left out",)
+
+
+@pytest.mark.parametrize("annotations", ["annotations", "Annotations"])
+def test_annotations_and_images_in_folders_of_splits(tiny, annotations):
+    for split in ("train", "val", "test"):
+        tiny.write_images(tiny.root / "images" / split, tiny.of(split))
+        for item in tiny.of(split):
+            tiny.write_text(f"{annotations}/{split}/{item.stem}.xml", tiny.voc_xml(item))
+    tiny.check(read_detection(tiny.root))
+
+
 def test_corners_are_taken_as_written(tiny):
     """Official files count from 1, today's tools from 0, and no file says which: neither is shifted."""
     tiny.items = tiny.items[:1]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dlrecipes.data.discover import read_detection
+from dlrecipes.data.discover import holds_detection, read_detection
 from dlrecipes.errors import UserError
 
 
@@ -149,3 +149,43 @@ def test_missing_label_folder_is_refused(tiny):
     (tiny.root / "labels").rename(tiny.root / "txt")
     with pytest.raises(UserError, match=r"no image under 'train' has a label file.*put the text files into labels/"):
         read_detection(tiny.root)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_label_studio_names_classes_in_a_text_file(tiny, split):
+    for item in tiny.items:
+        folder = f"/{item.split}" if split else ""
+        tiny.write_images(tiny.root / f"images{folder}", [item])
+        tiny.write_text(f"labels{folder}/{item.stem}.txt", tiny.yolo_text(item))
+    tiny.write_text("classes.txt", "bird\ncat\ndog\n")
+    tiny.write_text(
+        "notes.json", '{"categories": [{"id": 0, "name": "bird"}], "info": {"contributor": "Label Studio"}}'
+    )
+    source = read_detection(tiny.root)
+    assert source.format == "yolo"
+    tiny.check(source, ["train", "val", "test"] if split else ["all"], (0, 1, 2))
+    assert ("no split is given" in source.notes) is not split
+
+
+def test_labels_whose_classes_nothing_names(tiny):
+    tiny.write_yolo()
+    (tiny.root / "data.yaml").unlink()
+    assert holds_detection(tiny.root)
+    with pytest.raises(UserError, match=r"labels holds text files as YOLO has them, but no data.yaml beside it names"):
+        read_detection(tiny.root)
+    tiny.write_text("classes.txt", "\n")
+    with pytest.raises(UserError, match=r"classes.txt is empty; write the class names into it"):
+        read_detection(tiny.root)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{train: images/train, val: images/val, names: [bird, cat, dog]}",
+        '"names": [bird, cat, dog]\n"train": images/train\n"val": images/val\n',
+    ],
+)
+def test_yaml_in_other_notations(tiny, text):
+    tiny.write_yolo()
+    tiny.write_text("data.yaml", text)
+    tiny.check(read_detection(tiny.root), ["train", "val"])
