@@ -6,28 +6,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import lightning as L
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from dlrecipes.contracts import DataInfo, ImageBatch
+from dlrecipes.contracts import ImageBatch
 from dlrecipes.data.audit_images import audit_images
 from dlrecipes.data.cache import ImageCache
 from dlrecipes.data.density import DENSITY_WEIGHTS, with_density_weights
-from dlrecipes.data.digits import embedded_digits
-from dlrecipes.data.discover_images import read_images
-from dlrecipes.data.folds import fold_of, parse_fold
+from dlrecipes.data.folds import parse_fold
 from dlrecipes.data.image_dataset import ImageDataset, unchanged
-from dlrecipes.data.image_facts import NORMALISATIONS, Statistics, image_info, pixel_statistics, with_image_splits
+from dlrecipes.data.image_facts import NORMALISATIONS, Statistics, image_info, pixel_statistics
 from dlrecipes.data.image_plan import ImageOptions, ImagePlan
 from dlrecipes.data.image_predict import image_predict_loader
+from dlrecipes.data.image_reading import ImageReading
 from dlrecipes.data.image_report import ImageAuditReport
 from dlrecipes.data.image_source import ImageSource, ImageTable
 from dlrecipes.data.image_transforms import ImageTransform
 from dlrecipes.data.loader import ResumableDataLoader, leaves_out_rest, make_loader
 from dlrecipes.data.resample import ResampledEpochSampler, Resampling
 from dlrecipes.data.sampler import EpochSampler
+from dlrecipes.data.split_data import SplitData
 from dlrecipes.data.workers import at_least, choose_workers, rank_of
 from dlrecipes.errors import UserError
 
@@ -39,7 +38,7 @@ _MOST_WORKERS = 8
 _STATISTICS = 10_000  # pictures that mean and standard deviation are taken from
 
 
-class ClassificationData(L.LightningDataModule):
+class ClassificationData(SplitData):
     """Images with a label, with several labels, or with numbers, from files found by itself, or embedded digits.
 
     What the data needs to be told about itself is worked out and stated: the task, the classes, missing splits,
@@ -150,27 +149,36 @@ class ClassificationData(L.LightningDataModule):
         predict_paths: str | Sequence[str] | None = None,
         cache_gb: float = 8.0,
     ) -> None:
-        super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-            ("cache_gb", cache_gb, 0),
-        ):
-            at_least(name, value, least)
-        if not 0.0 < val_fraction < 0.5:
-            raise UserError(f"val_fraction must be between 0 and 0.5, got {val_fraction}.")
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            train_split=train_split,
+            val_split=val_split,
+            test_split=test_split,
+            val_fraction=val_fraction,
+            seed=seed,
+            skip_corrupt=skip_corrupt,
+            predict_paths=predict_paths,
+            cache_gb=cache_gb,
+        )
+        at_least("eval_batch_size", eval_batch_size, 1)
         if normalisation not in ("auto", *NORMALISATIONS):
             raise UserError(f"normalisation must be one of auto, {', '.join(NORMALISATIONS)}, got {normalisation!r}.")
         if density_weights is not None and density_weights not in DENSITY_WEIGHTS:
             raise UserError(f"density_weights must be one of {', '.join(DENSITY_WEIGHTS)}, got {density_weights!r}.")
-        if path is not None and source is not None:
-            raise UserError(f"path {path!r} and source cannot both be given: choose one.")
-        if long_tailed and (path is not None or source is not None):
-            raise UserError("long_tailed thins out the embedded digits only: leave it out for data of your own.")
-        if path is None and (target is not None or image_column is not None or kind != "auto"):
-            raise UserError("target, kind and image_column say how to read a path: give one, or leave them out.")
+        self.reading = ImageReading(
+            path=path,
+            source=source,
+            target=target,
+            kind=kind,
+            image_column=image_column,
+            long_tailed=long_tailed,
+            splits=(train_split, val_split, test_split),
+            val_fraction=val_fraction,
+            fold=None if fold is None else parse_fold(fold),
+            fold_groups=fold_groups,
+            seed=seed,
+        )
         self.options = ImageOptions(
             image_size=image_size,
             crop_fraction=crop_fraction,
@@ -192,41 +200,16 @@ class ClassificationData(L.LightningDataModule):
                 samples_per_class=samples_per_class,
                 batch_size=batch_size,
             )
+        self.path, self.source = path, source
         self.density_weights = density_weights
-        self.path = path
-        self.source = source
-        self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
-        self.num_workers = num_workers
         self.normalisation = normalisation
-        self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
-        self.val_fraction = val_fraction
-        self.fold = None if fold is None else parse_fold(fold)
-        self.fold_groups = fold_groups
-        self.seed = seed
-        self.skip_corrupt = skip_corrupt
-        self.target = target
-        self.kind = kind
-        self.image_column = image_column
-        self.long_tailed = long_tailed
-        self.predict_paths = predict_paths
-        self.cache_gb = cache_gb
-        self._info: DataInfo | None = None
         self._audit: ImageAuditReport | None = None
         self._plan: ImagePlan | None = None
-        self._notes: list[str] = []
         self._caches: dict[tuple[str, int | None], ImageCache] = {}
         self._datasets: dict[str, ImageDataset] = {}
         self._drawn_by: NDArray[np.float32] | None = None
         self._augments = self._mixes = True
-
-    @property
-    def info(self) -> DataInfo:
-        """Facts about the data; reads and checks it if that has not been done."""
-        self.prepare()
-        if self._info is None:
-            raise RuntimeError("prepare() did not set info")
-        return self._info
 
     @property
     def report(self) -> str:
@@ -243,11 +226,6 @@ class ClassificationData(L.LightningDataModule):
         return self._audit
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What was decided by itself beside what `report` says: sizes, where pictures are kept, workers."""
-        return tuple(self._notes)
-
-    @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that there are."""
         return tuple(self.audit_report.source.splits)
@@ -259,20 +237,12 @@ class ClassificationData(L.LightningDataModule):
             raise UserError(f"{source.root} has no split {split!r}, only {', '.join(source.splits)}.")
         return source.splits[split]
 
-    def prepare_data(self) -> None:
-        """On one process first, so that the others find the audit's results and the decoded pictures."""
-        self.prepare()
-
     def prepare(self) -> None:
         """Read and audit the data, once. Deterministic: each rank comes to the same result."""
         if self._info is not None:
             return
         if self._audit is None:
-            names = (self.train_split, self.val_split, self.test_split)
-            source = self._read()
-            if self.fold is not None:
-                source = fold_of(source, self.fold, names=names, groups=self.fold_groups, seed=self.seed)
-            source = with_image_splits(source, names, val_fraction=self.val_fraction, seed=self.seed)
+            source = self.reading.read(self.options.image_size or _DIGIT_SIZE)
             self._audit = audit_images(source, skip_corrupt=self.skip_corrupt)
         source = self._audit.source
         self._plan = self.options.plan(source)
@@ -299,25 +269,6 @@ class ClassificationData(L.LightningDataModule):
         """
         self._audit, self._caches = other.audit_report, other._caches
 
-    def setup(self, stage: str | None = None) -> None:
-        """Make the data sets that a stage needs; those that exist are kept."""
-        self.prepare()
-        if stage in (None, "fit"):
-            self._make("train")
-        if stage in (None, "fit", "validate"):
-            self._make("val")
-        if stage == "test" or (stage is None and self.test_split in self.splits):
-            self._make("test")
-
-    def train_dataloader(self) -> ResumableDataLoader:
-        return self._loader("train")
-
-    def val_dataloader(self) -> ResumableDataLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> ResumableDataLoader:
-        return self._loader("test")
-
     def evaluation_dataloader(self, role: str) -> ResumableDataLoader:
         """Images of ``"train"``, ``"val"`` or ``"test"`` as evaluation reads them: each once, in order, unchanged.
 
@@ -335,18 +286,16 @@ class ClassificationData(L.LightningDataModule):
             cache = self._cache(self.train_split, side)
         else:
             cache = ImageCache(table.images, min_side=side, sizes=table.sizes, memory_bytes=0, limit_bytes=0)
-        dataset = ImageDataset(
-            table,
-            cache,
-            image_size=plan.batch_side(training=False),
-            crop_fraction=plan.step.crop_fraction,
-            transform=None,
-            seed=self.seed,
-        )
+        dataset = self._dataset(table, cache, training=False)
         rank, world_size = rank_of(self.trainer)
         sampler = EpochSampler(len(dataset), shuffle=False, seed=self.seed, rank=rank, world_size=world_size)
-        workers = self._workers(dataset)
-        return make_loader(dataset, sampler, batch_size=self.eval_batch_size, num_workers=workers, collate_fn=unchanged)
+        return make_loader(
+            dataset,
+            sampler,
+            batch_size=self.eval_batch_size,
+            num_workers=self._workers_for(dataset),
+            collate_fn=unchanged,
+        )
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Images of ``predict_paths``, each rank its share.
@@ -354,12 +303,11 @@ class ClassificationData(L.LightningDataModule):
         Raises:
             UserError: there are no ``predict_paths``.
         """
-        if self.predict_paths is None:
-            raise UserError("There is nothing to predict on: give predict_paths, image files or a folder.")
+        paths = self._to_predict()
         rank, world_size = rank_of(self.trainer)
         workers = choose_workers(self.trainer, _MOST_WORKERS)[0] if self.num_workers is None else self.num_workers
         return image_predict_loader(
-            self.predict_paths,
+            paths,
             self.info,
             batch_size=self.eval_batch_size,
             num_workers=workers,
@@ -398,17 +346,6 @@ class ClassificationData(L.LightningDataModule):
         if "train" in self._datasets:
             self._datasets["train"].set_augmentation(self._augments)
 
-    def _note(self, text: str) -> None:
-        if text not in self._notes:
-            self._notes.append(text)
-
-    def _read(self) -> ImageSource:
-        if self.source is not None:
-            return self.source
-        if self.path is None:
-            return embedded_digits(self.long_tailed, self.options.image_size or _DIGIT_SIZE)
-        return read_images(self.path, target=self.target, kind=self.kind, image_column=self.image_column)
-
     def _planned(self) -> ImagePlan:
         if self._plan is None:
             self.prepare()
@@ -418,7 +355,7 @@ class ClassificationData(L.LightningDataModule):
 
     def _cache(self, split: str, side: int | None) -> ImageCache:
         if (split, side) not in self._caches:
-            table, limit = self.table(split), int(self.cache_gb * 2**30)
+            table, limit = self.table(split), self._cache_bytes
             self._caches[split, side] = ImageCache(
                 table.images, min_side=side, sizes=table.sizes, memory_bytes=min(_MEMORY, limit), limit_bytes=limit
             )
@@ -442,25 +379,34 @@ class ClassificationData(L.LightningDataModule):
 
     def _make(self, role: str) -> ImageDataset:
         if role not in self._datasets:
-            plan, training = self._planned(), role == "train"
-            split = {"train": self.train_split, "val": self.val_split, "test": self.test_split}[role]
-            table = self.table(split)
-            if training and self.density_weights is not None:
-                table = with_density_weights(self.audit_report.source, table, self.density_weights)
-                self._note(f"Samples are weighed by how rare their targets are ({self.density_weights}).")
-            if training and self.resampling is not None and self.resampling.sampler == "weight":
-                self._drawn_by, table = table.weights, replace(table, weights=None)
-            self._datasets[role] = ImageDataset(
-                table,
-                self._cache(split, plan.cache_side(training=training)),
-                image_size=plan.batch_side(training=training),
-                crop_fraction=plan.step.crop_fraction,
-                transform=plan.transform if training else None,
-                seed=self.seed,
-            )
+            training, split = role == "train", self._split_of(role)
+            table = self._training_table() if training else self.table(split)
+            cache = self._cache(split, self._planned().cache_side(training=training))
+            self._datasets[role] = self._dataset(table, cache, training=training)
             if training:
                 self._datasets[role].set_augmentation(self._augments)
         return self._datasets[role]
+
+    def _training_table(self) -> ImageTable:
+        """With the weights that the loss is to have; those that images are drawn by are put aside."""
+        table = self.table(self.train_split)
+        if self.density_weights is not None:
+            table = with_density_weights(self.audit_report.source, table, self.density_weights)
+            self._note(f"Samples are weighed by how rare their targets are ({self.density_weights}).")
+        if self.resampling is not None and self.resampling.sampler == "weight":
+            self._drawn_by, table = table.weights, replace(table, weights=None)
+        return table
+
+    def _dataset(self, table: ImageTable, cache: ImageCache, *, training: bool) -> ImageDataset:
+        plan = self._planned()
+        return ImageDataset(
+            table,
+            cache,
+            image_size=plan.batch_side(training=training),
+            crop_fraction=plan.step.crop_fraction,
+            transform=plan.transform if training else None,
+            seed=self.seed,
+        )
 
     def _loader(self, role: str) -> ResumableDataLoader:
         dataset, training = self._make(role), role == "train"
@@ -478,7 +424,7 @@ class ClassificationData(L.LightningDataModule):
             dataset,
             sampler,
             batch_size=batch_size,
-            num_workers=self._workers(dataset),
+            num_workers=self._workers_for(dataset),
             collate_fn=unchanged,
             drop_last=leave_out,
         )
@@ -499,12 +445,8 @@ class ClassificationData(L.LightningDataModule):
                 "data."
             )
 
-    def _workers(self, dataset: ImageDataset) -> int:
-        if self.num_workers is None:
-            if dataset.is_one_copy:
-                self.num_workers = 0
-                self._note("A batch is one copy out of memory, so there are no worker processes.")
-            else:
-                self.num_workers, note = choose_workers(self.trainer, _MOST_WORKERS)
-                self._note(note)
-        return self.num_workers
+    def _workers_for(self, dataset: ImageDataset) -> int:
+        if self.num_workers is None and dataset.is_one_copy:
+            self.num_workers = 0
+            self._note("A batch is one copy out of memory, so there are no worker processes.")
+        return self._workers(_MOST_WORKERS)

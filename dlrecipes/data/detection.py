@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
 from torch.utils.data import DataLoader
 
-from dlrecipes.contracts import DataInfo
 from dlrecipes.data.audit import audit
 from dlrecipes.data.audit_report import AuditReport
 from dlrecipes.data.cache import ImageCache, RecordImages
@@ -26,8 +24,9 @@ from dlrecipes.data.repeats import Repeats, plan_repeats
 from dlrecipes.data.resample import ResampledEpochSampler
 from dlrecipes.data.sampler import EpochSampler
 from dlrecipes.data.scenes import SPLIT_SIZES, DigitScenes
+from dlrecipes.data.split_data import SplitData
 from dlrecipes.data.transforms import TRANSFORMS, DetectionTransform, build_transform, eval_transform
-from dlrecipes.data.workers import at_least, choose_workers, planned_epochs, rank_of
+from dlrecipes.data.workers import at_least, planned_epochs, rank_of
 from dlrecipes.errors import UserError
 
 __all__ = ["DetectionData"]
@@ -38,7 +37,7 @@ _PAPER_SIZES = (800, 1333)  # DETR: shorter side, longer side at most
 _FLIPS = ("none", "horizontal", "both")
 
 
-class DetectionData(L.LightningDataModule):
+class DetectionData(SplitData):
     """Detection data from COCO, VOC, YOLO or CSV annotations, found by itself, or from embedded scenes.
 
     What the data needs to be told about itself is worked out and stated: the classes are the union over splits, their
@@ -116,19 +115,24 @@ class DetectionData(L.LightningDataModule):
         predict_paths: str | Sequence[str] | None = None,
         cache_gb: float = 8.0,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            train_split=train_split,
+            val_split=val_split,
+            test_split=test_split,
+            val_fraction=val_fraction,
+            seed=seed,
+            skip_corrupt=skip_corrupt,
+            predict_paths=predict_paths,
+            cache_gb=cache_gb,
+        )
         for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
             ("image_size", image_size, 32),
-            ("seed", seed, 0),
             ("max_queries", max_queries, 1),
             ("scenes_train", scenes_train, 1),
-            ("cache_gb", cache_gb, 0),
         ):
             at_least(name, value, least)
-        if not 0.0 < val_fraction < 0.5:
-            raise UserError(f"val_fraction must be between 0 and 0.5, got {val_fraction}.")
         if flip is not None and flip not in _FLIPS:
             raise UserError(f"flip must be one of {', '.join(_FLIPS)}, got {flip!r}.")
         if repeat_factor is not None and not 0.0 < repeat_factor <= 1.0:
@@ -140,8 +144,6 @@ class DetectionData(L.LightningDataModule):
         if flip is not None and (chosen == "none" or chosen not in TRANSFORMS):
             raise UserError(f"flip={flip!r} is for the presets {', '.join(TRANSFORMS[1:])}: leave it out.")
         self.path = path
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.image_size = default_size if image_size is None else image_size
         self.shortest_side: int | None = None
         if transform == "paper":
@@ -151,30 +153,14 @@ class DetectionData(L.LightningDataModule):
         self.transform = build_transform(chosen, self.image_size, flip=self.flip != "none", turn=self.flip == "both")
         self.mixing = Mixing(mosaic, mixup, closing_share)
         self.repeat_factor = repeat_factor
-        self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
-        self.val_fraction = val_fraction
-        self.seed = seed
-        self.skip_corrupt = skip_corrupt
         self.max_queries = max_queries
         self.long_tailed = long_tailed
         self.scenes_train = scenes_train
-        self.predict_paths = predict_paths
-        self.cache_gb = cache_gb
-        self._info: DataInfo | None = None
         self._audit: AuditReport | None = None
         self._source: DetectionSource | None = None
         self._report = ""
         self._repeats: Repeats | None = None
-        self._notes: list[str] = []
         self._datasets: dict[str, RecordDataset | MixedDataset | SceneDataset] = {}
-
-    @property
-    def info(self) -> DataInfo:
-        """Facts about the data; reads and checks it if that has not been done."""
-        self.prepare()
-        if self._info is None:
-            raise RuntimeError("prepare() did not set info")
-        return self._info
 
     @property
     def epoch_size(self) -> int:
@@ -195,12 +181,6 @@ class DetectionData(L.LightningDataModule):
         return self._audit
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What was decided by itself beside what `report` says, one sentence each: sizes, where pictures are kept,
-        workers; and what can be expected of data such as this."""
-        return tuple(self._notes)
-
-    @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that there are."""
         self.prepare()
@@ -215,10 +195,6 @@ class DetectionData(L.LightningDataModule):
             raise UserError(f"{self.path} has no split {split!r}, only {', '.join(self._source.splits)}.")
         return self._source.splits[split]
 
-    def prepare_data(self) -> None:
-        """On one process first, so that the others find the audit's results cached."""
-        self.prepare()
-
     def prepare(self) -> None:
         """Read and audit the data, once. Deterministic: each rank comes to the same result."""
         if self._info is not None:
@@ -230,46 +206,22 @@ class DetectionData(L.LightningDataModule):
         if self.shortest_side is not None:
             self._note("The paper's sizes are used, 800 by at most 1333 pixels, whatever image_size says.")
 
-    def setup(self, stage: str | None = None) -> None:
-        """Make the data sets that a stage needs; those that exist are kept."""
-        self.prepare()
-        if stage in (None, "fit"):
-            self._make("train")
-        if stage in (None, "fit", "validate"):
-            self._make("val")
-        if stage == "test" or (stage is None and self.test_split in self.splits):
-            self._make("test")
-
-    def train_dataloader(self) -> ResumableDataLoader:
-        return self._loader("train")
-
-    def val_dataloader(self) -> ResumableDataLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> ResumableDataLoader:
-        return self._loader("test")
-
     def predict_dataloader(self) -> DataLoader[Any]:
         """Images of ``predict_paths``, each rank its share.
 
         Raises:
             UserError: there are no ``predict_paths``.
         """
-        if self.predict_paths is None:
-            raise UserError("There is nothing to predict on: give predict_paths, image files or a folder.")
+        paths = self._to_predict()
         rank, world_size = rank_of(self.trainer)
         return predict_loader(
-            self.predict_paths,
+            paths,
             self.info,
             batch_size=self.batch_size,
-            num_workers=self._workers(),
+            num_workers=self._workers(self._most_workers),
             rank=rank,
             world_size=world_size,
         )
-
-    def _note(self, text: str) -> None:
-        if text not in self._notes:
-            self._notes.append(text)
 
     def _prepare_scenes(self) -> None:
         self._info = scenes_info(
@@ -308,10 +260,6 @@ class DetectionData(L.LightningDataModule):
             return DigitScenes("train", seed=self.seed, num_images=self.scenes_train, long_tailed=self.long_tailed)
         return DigitScenes(role, seed=0)  # the same for all seeds, so that runs can be compared
 
-    @property
-    def _splits(self) -> dict[str, str]:
-        return {"train": self.train_split, "val": self.val_split, "test": self.test_split}
-
     def _make(self, role: str) -> None:
         if role in self._datasets:
             return
@@ -320,10 +268,10 @@ class DetectionData(L.LightningDataModule):
         if self.path is None:
             self._datasets[role] = SceneDataset(self._scenes(role), transform, seed=self.seed)
             return
-        split = self._splits[role]
+        split = self._split_of(role)
         records = self.records(split)
         side = getattr(transform, "cache_side", None)
-        cache = ImageCache(RecordImages(records), side, limit_bytes=int(self.cache_gb * 2**30))
+        cache = ImageCache(RecordImages(records), side, limit_bytes=self._cache_bytes)
         self._note(f"{split}: {cache.note}")
         files = RecordDataset(records, cache, transform, seed=self.seed, drop_crowd=training)
         self._datasets[role] = self._mixed(files) if training and self.mixing else files
@@ -353,7 +301,7 @@ class DetectionData(L.LightningDataModule):
             dataset,
             sampler,
             batch_size=self.batch_size,
-            num_workers=self._workers(),
+            num_workers=self._workers(self._most_workers),
             collate_fn=collate_detection,
         )
         if isinstance(dataset, MixedDataset):
@@ -369,7 +317,7 @@ class DetectionData(L.LightningDataModule):
         most_objects = getattr(self._model(), "most_objects", None)
         if self._source is None or not callable(most_objects):
             return None
-        return fewest_places(self.records(self._splits[role]), most_objects, self.image_size, self.shortest_side)
+        return fewest_places(self.records(self._split_of(role)), most_objects, self.image_size, self.shortest_side)
 
     def _most_objects(self, places: int | None) -> int:
         """Of a mixed sample: as many as the model can find, or, where that is unknown, as the fullest image has."""
@@ -382,9 +330,6 @@ class DetectionData(L.LightningDataModule):
         task = None if self.trainer is None else getattr(self.trainer, "lightning_module", None)
         return getattr(task, "model", None)
 
-    def _workers(self) -> int:
-        if self.num_workers is None:
-            most = 4 if self.path is None else 8  # a scene takes 0.6 ms, a picture with augmentation several
-            self.num_workers, note = choose_workers(self.trainer, most)
-            self._note(note)
-        return self.num_workers
+    @property
+    def _most_workers(self) -> int:
+        return 4 if self.path is None else 8  # a scene takes 0.6 ms, a picture with augmentation several

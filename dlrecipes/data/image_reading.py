@@ -1,0 +1,65 @@
+"""Which labelled images are read, and how they are divided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dlrecipes.data.digits import embedded_digits
+from dlrecipes.data.discover_images import read_images
+from dlrecipes.data.folds import FoldChoice, fold_of
+from dlrecipes.data.image_facts import with_image_splits
+from dlrecipes.data.image_source import ImageSource
+from dlrecipes.errors import UserError
+
+__all__ = ["ImageReading"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageReading:
+    """The options of `dlrecipes.data.ClassificationData` that say what is read; see there.
+
+    Raises:
+        UserError: for options that exclude one another.
+    """
+
+    path: str | None
+    source: ImageSource | None
+    target: str | Sequence[str] | None
+    kind: str
+    image_column: str | None
+    long_tailed: bool
+    splits: tuple[str, str, str]
+    val_fraction: float
+    fold: FoldChoice | None
+    fold_groups: str | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.path is not None and self.source is not None:
+            raise UserError(f"path {self.path!r} and source cannot both be given: choose one.")
+        if self.long_tailed and (self.path is not None or self.source is not None):
+            raise UserError("long_tailed thins out the embedded digits only: leave it out for data of your own.")
+        if self.path is None and (self.target is not None or self.image_column is not None or self.kind != "auto"):
+            raise UserError("target, kind and image_column say how to read a path: give one, or leave them out.")
+
+    def read(self, digit_size: int) -> ImageSource:
+        """The images with their training and validation split, and a test split if there is one or nothing was divided.
+
+        Args:
+            digit_size: side of the embedded digits.
+
+        Raises:
+            UserError: data that cannot be read or divided.
+        """
+        source = self._found(digit_size)
+        if self.fold is not None:
+            source = fold_of(source, self.fold, names=self.splits, groups=self.fold_groups, seed=self.seed)
+        return with_image_splits(source, self.splits, val_fraction=self.val_fraction, seed=self.seed)
+
+    def _found(self, digit_size: int) -> ImageSource:
+        if self.source is not None:
+            return self.source
+        if self.path is None:
+            return embedded_digits(self.long_tailed, digit_size)
+        return read_images(self.path, target=self.target, kind=self.kind, image_column=self.image_column)
