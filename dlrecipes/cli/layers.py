@@ -1,6 +1,7 @@
 """What each config and each option of a command line says of a section, such as ``model``, in the order that counts.
 
-jsonargparse merges them, and keeps to itself who said what; where that matters, these layers tell it.
+jsonargparse merges them, and keeps to itself who said what; where that matters, these layers tell it. yaml is imported
+where it is needed: ``-h`` reads no config.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 __all__ = ["Layer", "layers", "opened", "section_of"]
 
@@ -60,6 +59,8 @@ def section_of(config: Path, section: str) -> Mapping[str, Any]:
         config: YAML file.
         section: ``model`` or ``data``.
     """
+    import yaml
+
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):  # ValueError: no UTF-8, or a date that does not exist
@@ -93,6 +94,8 @@ def _says(words: Sequence[str], section: str) -> Mapping[str, Any]:
     flag, text = words
     if flag == "--config":
         return section_of(Path(text), section)
+    import yaml
+
     first, *names = flag.removeprefix("--").replace(".init_args", "").split(".")
     if first != section:
         return {}
