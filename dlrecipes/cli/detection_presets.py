@@ -34,7 +34,8 @@ def choose_detection_preset(situation: Situation) -> Choice | None:
     - ``--init`` with DETR's official weights: ``detr_finetune``;
     - ``--init`` with a checkpoint of ours: ``detr_fast``, with the network and the loss of that run;
     - data of the user's: ``detr_fast`` from random weights, or with ``--pretrained package`` from lite0's ImageNet
-      weights. On BCCD's 292 images random weights were better for equal time, .61 against .57 mAP
+      weights. On BCCD's 292 images random weights were better for equal time on a GPU, .61 against .57 mAP, before
+      ``feature_norm``, and worse in a short training on a CPU with it, .46 against .49
       (``benchmarks/detr_small_data.py``), so that the package is not taken by itself;
     - no data: ``detr_fast`` from random weights, on the embedded scenes.
 
@@ -88,8 +89,8 @@ def _imagenet_weights(situation: Situation) -> tuple[bool, str]:
         return False, "they need no pretrained weights"
     if situation.installed(_LITE0_MODULE):
         return False, (
-            f"the ImageNet weights found, those of {_LITE0_PACKAGE}, did worse than random ones on a few hundred "
-            "images (--pretrained package takes them)"
+            f"the ImageNet weights found, those of {_LITE0_PACKAGE}, are not taken by themselves (--pretrained package "
+            "does: worth a try where training is short)"
         )
     return False, "no pretrained weights were found"
 

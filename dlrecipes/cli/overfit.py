@@ -157,6 +157,8 @@ class OverfitCheck(Callback):
         if self.passed:
             reached = f"train {title} {format_value(self.best)} {on}, after {counted(self.steps, 'step')}"
             return f"PASS: {reached}; {needed}."
+        if not self.steps:
+            return f"FAIL: the run ended before train {title} was first measured {on}: give it more steps."
         if math.isnan(self.best) or (self.best < 0 and self.metric.startswith("map")):  # COCO's -1
             return f"FAIL: train {title} could not be measured {on}, which may hold no objects: try another --seed."
         boxes = ""

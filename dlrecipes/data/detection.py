@@ -25,7 +25,13 @@ from dlrecipes.data.resample import ResampledEpochSampler
 from dlrecipes.data.sampler import EpochSampler
 from dlrecipes.data.scenes import SPLIT_SIZES, DigitScenes
 from dlrecipes.data.split_data import SplitData
-from dlrecipes.data.transforms import TRANSFORMS, DetectionTransform, build_transform, eval_transform
+from dlrecipes.data.transforms import (
+    TRANSFORMS,
+    DetectionTransform,
+    StrongAugment,
+    build_transform,
+    eval_transform,
+)
 from dlrecipes.data.workers import at_least, planned_epochs, rank_of
 from dlrecipes.errors import UserError
 
@@ -248,7 +254,8 @@ class DetectionData(SplitData):
         self._info = files_info(
             self._source, self.train_split, image_size=self.image_size, shortest_side=self.shortest_side
         )
-        for note in expectations(self._info, self._source.splits, self.train_split, self.batch_size):
+        strong = isinstance(self.transform, StrongAugment)
+        for note in expectations(self._info, self._source.splits, self.train_split, self.batch_size, strong=strong):
             self._note(note)
         if self.repeat_factor is not None:
             records = self._source.splits[self.train_split]

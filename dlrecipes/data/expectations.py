@@ -20,7 +20,12 @@ _COUNTED = 100  # detections of an image that COCO's average precision looks at
 
 
 def expectations(
-    info: DataInfo, splits: Mapping[str, Sequence[DetectionRecord]], train_split: str, batch_size: int
+    info: DataInfo,
+    splits: Mapping[str, Sequence[DetectionRecord]],
+    train_split: str,
+    batch_size: int,
+    *,
+    strong: bool = False,
 ) -> list[str]:
     """One sentence for each property of the data that limits what a run on it can show.
 
@@ -29,17 +34,18 @@ def expectations(
     - one class;
     - more than half of the training images without objects, and how many batches have none at all;
     - 50 or more objects in one image, and more than the 100 detections that COCO's measure counts;
-    - fewer than 20 images in a split that is measured.
+    - fewer than 20 images in a split that is measured, or no object.
 
     Args:
         info: facts about the data.
         splits: audited records.
         train_split: which of them is trained on.
         batch_size: images a batch on one device.
+        strong: training images are augmented strongly as it is.
     """
     train = splits[train_split]
     found = [
-        _few_images(len(train)),
+        _few_images(len(train), strong),
         _rare_classes(info),
         _one_class(info),
         _empty(train, batch_size),
@@ -49,17 +55,15 @@ def expectations(
     return [sentence for sentence in found if sentence]
 
 
-def _few_images(count: int) -> str:
+def _few_images(count: int, strong: bool) -> str:
     if count < _FEWEST_IMAGES:
         return (
             f"{count} training image(s): expect a model that knows these by heart, not one that finds objects "
             "in others."
         )
     if count < _FEW_IMAGES:
-        return (
-            f"{count} training images are few: expect results to differ between seeds; pretrained weights and "
-            "--data.transform strong are what to try first."
-        )
+        helps = "more images help most" if strong else "more images and --augment strong help most"
+        return f"{count} training images are few: expect results to differ between seeds; {helps}."
     return ""
 
 
@@ -106,9 +110,11 @@ def _crowds(splits: Mapping[str, Sequence[DetectionRecord]]) -> Iterable[str]:
 
 
 def _held_out(name: str, records: Sequence[DetectionRecord]) -> str:
+    boxes = sum(int((~record.iscrowd).sum()) for record in records)
+    if boxes == 0:
+        return f"The {name} split holds no object in its {len(records)} image(s): it can have no mAP."
     if len(records) >= _FEW_HELD_OUT:
         return ""
-    boxes = sum(int((~record.iscrowd).sum()) for record in records)
     return (
         f"The {name} split holds {len(records)} image(s) with {boxes} box(es): expect its mAP to jump between epochs."
     )

@@ -20,7 +20,8 @@ def split_by_seed(
     """Give a data set a ``train`` and a ``val`` split where it lacks one, and say so in its notes.
 
     - both given: unchanged.
-    - no split at all (``"all"``, or a single split that is not ``train``): all three are made, by ``fractions``.
+    - no split at all (``"all"``, or a single split that is not ``train``): all three are made, by ``fractions``; two
+      images make no ``test``.
     - ``train`` without ``val``: ``val`` is taken from ``train``, train : val as in ``fractions``.
     - ``trainval`` without ``train``: both are taken from it.
     - ``test`` is left as it is, and not taken from data that names a training split.
@@ -46,6 +47,7 @@ def split_by_seed(
     kept = {r.path for part in splits.values() for r in part}
     records = [r for r in records if r.path not in kept]
     made = _split_records(records, list(parts), list(parts.values()), len(source.classes), seed)
+    made = {name: part for name, part in made.items() if part or name != "test"}  # two images make no test split
     note = split_note(pool, seed, {name: len(part) for name, part in made.items()})
     notes = (*(n for n in source.notes if n != "no split is given"), note)
     return replace(source, splits={**made, **splits}, notes=notes)

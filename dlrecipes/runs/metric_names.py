@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-__all__ = ["DETECTION_HEADLINE", "counted", "format_value", "metric_title", "panel_of", "summarise", "with_split"]
+__all__ = [
+    "DETECTION_HEADLINE",
+    "counted",
+    "format_value",
+    "is_measured",
+    "metric_title",
+    "panel_of",
+    "summarise",
+    "with_split",
+]
 
 DETECTION_HEADLINE = ("map", "map_50", "map_75")
 _TITLES = {
@@ -86,8 +95,22 @@ def summarise(values: Mapping[str, float], split: str, headline: Sequence[str]) 
     more = _DETECTION if "map" in headline and f"{split}/map_50" in values else ()
     names = dict.fromkeys((*headline, *more))
     known = [(name, values[f"{split}/{name}"]) for name in names if f"{split}/{name}" in values]
-    shown = [(name, value) for name, value in known if name not in _DETECTION or value >= 0]
+    shown = [(name, value) for name, value in known if is_measured(name, value)]
     return "  ".join(f"{metric_title(name)} {format_value(value)}" for name, value in shown)
+
+
+def is_measured(name: str, value: float) -> bool:
+    """False for COCO's -1, which stands for "no such objects".
+
+    Args:
+        name: with or without its split.
+        value: of the metric.
+
+    >>> is_measured("val/map_small", -1.0), is_measured("val/r2", -1.0)
+    (False, True)
+    """
+    words = name.split("/")
+    return value >= 0 or not (words[-1] in _DETECTION or "map_class" in words)
 
 
 def counted(number: int, noun: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import UserError
 from dlrecipes.runs.folder import RunFolder
-from dlrecipes.runs.metric_names import counted
+from dlrecipes.runs.metric_names import counted, is_measured
 
 __all__ = ["write_model_card"]
 
@@ -65,7 +65,7 @@ def write_model_card(
         "## Metrics",
         "| metric | value |",
         "| --- | ---: |",
-        *(f"| {_cell(name)} | {_number(value)} |" for name, value in metrics.items()),
+        *(f"| {_cell(name)} | {_number(value)} |" for name, value in metrics.items() if is_measured(name, value)),
         "",
         "## Load it",
         "```python",
@@ -109,6 +109,8 @@ def _data_lines(info: DataInfo, data: str) -> list[str]:
 
 
 def _size(info: DataInfo) -> str:
+    if info.task == "detection" and info.shortest_side is not None:
+        return f"evaluated at {info.shortest_side} pixels on the shorter side, at most {info.image_size} on the longer"
     if info.task == "detection":
         return f"evaluated at {info.image_size} pixels on the longest side"
     square = f"evaluated at {info.image_size} × {info.image_size} pixels"

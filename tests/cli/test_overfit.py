@@ -108,7 +108,10 @@ def test_pass_and_fail_in_words() -> None:
         assert text in words
     assert "classes or scores are wrong" in judge({"map_50": 0.9}, high | {"val/map_50": 0.5}).verdict(Path("run"))
     assert "another --seed" in judge({"map_50": 0.9}, {"val/map_50": -1.0}).verdict(Path("run"))
-    assert "could not be measured" in judge({"map_50": 0.9}).verdict(Path("run"))
+    assert judge({"map_50": 0.9}).verdict(Path("run")) == (
+        "FAIL: the run ended before train mAP50 was first measured on the 8 images that it was trained on: give it "
+        "more steps."
+    )
 
 
 def test_the_first_goal_that_is_measured_counts() -> None:

@@ -12,7 +12,7 @@ def records(*labels):
     ]
 
 
-def notes(train, val=None, classes=("a", "b"), counts=(500, 500), batch_size=4):
+def notes(train, val=None, classes=("a", "b"), counts=(500, 500), batch_size=4, strong=False):
     info = DataInfo(
         task="detection",
         classes=classes,
@@ -23,11 +23,22 @@ def notes(train, val=None, classes=("a", "b"), counts=(500, 500), batch_size=4):
         image_size=64,
     )
     splits = {"train": train, "val": records(*[[0]] * 20) if val is None else val}
-    return expectations(info, splits, "train", batch_size)
+    return expectations(info, splits, "train", batch_size, strong=strong)
 
 
 def test_nothing_to_say_of_plain_data():
     assert notes(records(*[[0, 1]] * 100)) == []
+
+
+def test_what_is_done_already_is_not_advised():
+    assert "--augment strong" in notes(records(*[[0]] * 99))[0]
+    assert notes(records(*[[0]] * 99), strong=True)[0].endswith("between seeds; more images help most.")
+
+
+@pytest.mark.parametrize("images", [3, 30])
+def test_a_split_without_objects_has_no_map(images):
+    (note,) = notes(records(*[[0]] * 100), val=records(*[[]] * images))
+    assert note == f"The val split holds no object in its {images} image(s): it can have no mAP."
 
 
 @pytest.mark.parametrize(

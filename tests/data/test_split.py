@@ -98,6 +98,12 @@ def test_five_images_one_image_no_test():
     assert _paths(one) == {"train": ["/d/all0000.jpg"], "val": ["/d/all0000.jpg"]}
 
 
+def test_two_images_make_no_empty_test_split():
+    two = split_by_seed(_source({"all": [[0], [1]]}))
+    assert {k: len(v) for k, v in two.splits.items()} == {"train": 1, "val": 1}
+    assert two.notes[-1].endswith("with seed 0 into train 1, val 1")
+
+
 def test_several_splits_without_one_to_train_on():
     with pytest.raises(UserError, match=r"/d: the splits are val, test; name the one to train on 'train'"):
         split_by_seed(_source({"val": [[0]], "test": [[0]]}))

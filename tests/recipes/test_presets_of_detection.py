@@ -58,7 +58,7 @@ def test_imagenet_weights_make_a_layer(recipe: ModuleType, coco: Path, monkeypat
 
     assert model("--data", coco) == ("resnet18", False)
     monkeypatch.setattr(Situation, "installed", staticmethod(lambda module: True))
-    assert model("--data", coco) == ("resnet18", False)  # they did worse
+    assert model("--data", coco) == ("resnet18", False)  # not by themselves
     package = ("tf_efficientnet_lite0", "package")
     assert model("--data", coco, "--pretrained", "package") == package
     assert model("--data", coco, "--pretrained", "package", "--config", "detr_fast") == package

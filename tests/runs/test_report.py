@@ -88,6 +88,20 @@ def test_model_card(run, info):
     assert "26 training objects" in card
 
 
+def test_model_card_leaves_out_what_was_not_there_to_measure(run, info):
+    metrics = {"test/map": 0.5, "test/map_small": -1.0, "test/map_class/cat": -1.0, "test/map_class/dog": 0.25}
+    write_model_card(run, info, model="m", data="d", metrics=metrics, recipe="r")
+    card = run.model_card.read_text()
+    assert "| test/map_class/dog | 0.2500 |" in card
+    assert "-1.0" not in card
+
+
+def test_model_card_says_both_sides_of_the_papers_sizes(run, info):
+    paper = replace(info, image_size=1333, shortest_side=800)
+    write_model_card(run, paper, model="m", data="d", metrics={}, recipe="r")
+    assert "evaluated at 800 pixels on the shorter side, at most 1333 on the longer" in run.model_card.read_text()
+
+
 def image_info(task, **values):
     empty = {"classes": (), "category_ids": (), "class_counts": ()} if task == "regression" else {
         "classes": ("cat", "dog"), "category_ids": (0, 1), "class_counts": (90, 10)}  # fmt: skip
