@@ -2,7 +2,7 @@
 
 A part's arguments are its ``init_args`` if it has them, and otherwise the attributes that carry the arguments' names
 (scikit-learn's convention: ``self.gamma = gamma``). Those of a class that hands ``**kwargs`` on to its base are its
-base's, too.
+base's, too. Torch's containers of modules have the modules themselves.
 """
 
 from __future__ import annotations
@@ -10,29 +10,47 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from dlrecipes.errors import CheckpointError, UserError
 
-__all__ = ["build_part", "construct", "constructor_parameters", "import_object", "part_spec"]
+__all__ = ["build_part", "construct", "constructor_parameters", "import_object", "part_spec", "unknown_args"]
 
 # Packages that a checkpoint may name without having been imported by the user: importing runs code.
-_TRUSTED = ("dlrecipes", "lightning", "timm", "torch", "torchmetrics", "torchvision")
+_TRUSTED = ("dlrecipes", "lightning", "pytorch_metric_learning", "timm", "torch", "torchmetrics", "torchvision")
 _MISSING = "missing_args"
+_LOST = "lost_args"  # those of them that were something else than their default
+_MODULES = "modules"  # of a container
 
 T = TypeVar("T")
 
 
-def _is_primitive(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_primitive(v) for k, v in value.items())
+def _plain(value: Any) -> Any:
+    """In None, bool, int, float, str, list, tuple and dict themselves: a safe reader of checkpoints refuses classes
+    that derive from them, as NumPy's numbers and enums of strings do.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {str.__str__(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return all(map(_is_primitive, value))
-    return value is None or isinstance(value, bool | int | float | str)
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    if isinstance(value, str):
+        return str.__str__(value)  # str() of an enum is its name
+    if isinstance(value, int | float):
+        return (int if isinstance(value, int) else float)(value)
+    raise TypeError(f"a {type(value).__name__} is no primitive")
 
 
 def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
@@ -78,28 +96,64 @@ def construct(cls: type[T], args: Mapping[str, Any]) -> T:
 
 
 def part_spec(part: object) -> dict[str, Any]:
-    """``{"class_path": ..., "init_args": ...}`` of an object, in primitives; parts inside it become specs themselves.
+    """``{"class_path": ..., "init_args": ...}`` of an object, in primitives and tensors; parts inside it become specs
+    themselves.
 
-    Arguments whose value is not kept under the argument's name are listed under ``"missing_args"``.
+    Arguments whose value is not kept under the argument's name are listed under ``"missing_args"``, and so are those
+    that hold anything else, such as a function. Where that is not what the argument is by default, it is also under
+    ``"lost_args"``: made without it, the part would be another one.
 
     Example:
         >>> part_spec(nn.LeakyReLU(0.2))
         {'class_path': 'torch.nn.modules.activation.LeakyReLU', 'init_args': {'negative_slope': 0.2, 'inplace': False}}
     """
     cls = type(part)
+    spec: dict[str, Any] = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": {}}
+    if isinstance(part, nn.Module) and _is_container(cls):
+        return spec | {_MODULES: {name: part_spec(child) for name, child in part.named_children()}}
     known = getattr(part, "init_args", None)
-    args: dict[str, Any] = {}
-    missing = []
+    missing, lost = [], []
     for name, parameter in constructor_parameters(cls).items():
         value = known.get(name, parameter.empty) if known is not None else getattr(part, name, parameter.empty)
-        if isinstance(value, nn.Module):
-            args[name] = part_spec(value)
-        elif value is not parameter.empty and _is_primitive(value):
-            args[name] = list(value) if isinstance(value, tuple) else value
-        else:
+        if value is parameter.empty or inspect.ismethod(value) or _is_in_state(part, name, value):
             missing.append(name)
-    spec: dict[str, Any] = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": args}
-    return spec | ({_MISSING: missing} if missing else {})
+            continue
+        try:
+            spec["init_args"][name] = _recorded(value)
+        except TypeError:
+            missing.append(name)
+            lost += [] if _same(value, parameter.default) else [name]
+    return spec | ({_MISSING: missing} if missing else {}) | ({_LOST: lost} if lost else {})
+
+
+def _recorded(value: Any) -> Any:
+    """An argument as a checkpoint holds it.
+
+    Raises:
+        TypeError: neither part, nor tensor, nor made of primitives.
+    """
+    if isinstance(value, nn.Module):
+        return part_spec(value)
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    plain = _plain(value)
+    return list(plain) if isinstance(plain, tuple) else plain
+
+
+def _is_in_state(part: object, name: str, value: object) -> bool:
+    """Whether the attribute is a parameter or a buffer, which the weights bring; without one, None is the argument."""
+    return value is not None and isinstance(part, nn.Module) and (name in part._parameters or name in part._buffers)
+
+
+def _is_container(cls: type) -> bool:
+    return any(cls.__init__ is base.__init__ for base in (nn.Sequential, nn.ModuleList, nn.ModuleDict))  # type: ignore[misc]
+
+
+def _same(value: object, default: object) -> bool:
+    try:
+        return value is default or bool(value == default)
+    except (TypeError, ValueError, RuntimeError):  # of arrays, say
+        return False
 
 
 def import_object(path: str) -> Any:
@@ -142,16 +196,35 @@ def build_part(spec: dict[str, Any], *, base: type = nn.Module, trust: Sequence[
         raise CheckpointError(f"the checkpoint names the class {path}, which cannot be imported: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise CheckpointError(f"the checkpoint names {path}, which is not a {base.__name__}")
+    if _MODULES in spec:
+        children = {key: build_part(value, trust=trust) for key, value in spec[_MODULES].items()}
+        return _filled(cls, children)
     args = {
         key: build_part(value, trust=trust) if isinstance(value, dict) and "class_path" in value else value
         for key, value in spec["init_args"].items()
     }
     args |= {key: False for key in args if key.startswith("pretrained")}  # the checkpoint brings the weights
-    own = inspect.signature(cls.__init__).parameters  # of what is handed on to a base, the class may give it some
-    required = [key for key in spec.get(_MISSING, ()) if key in own and own[key].default is inspect.Parameter.empty]
+    required = unknown_args(cls, spec)
     if required:
         raise CheckpointError(
             f"the checkpoint does not know {', '.join(required)} of {path}: pass the part as an argument, "
             f"or keep each argument as an attribute of the same name"
         )
     return construct(cls, args)
+
+
+def unknown_args(cls: type, spec: Mapping[str, Any]) -> list[str]:
+    """Arguments that a class cannot be made without as it was: of those that were not recorded, the ones that it needs
+    and the ones that were something else than their default."""
+    own = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    lost = spec.get(_LOST, ())
+    return [  # of what is handed on to a base, the class may give it some itself
+        key
+        for key in spec.get(_MISSING, ())
+        if key in own and (own[key].default is inspect.Parameter.empty or key in lost)
+    ]
+
+
+def _filled(cls: type, children: dict[str, nn.Module]) -> Any:
+    """A container of torch's, with its modules under their names."""
+    return cls(OrderedDict(children) if issubclass(cls, nn.Sequential | nn.ModuleDict) else children.values())

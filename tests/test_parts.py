@@ -1,13 +1,20 @@
 """Parts as import path and arguments."""
 
+import subprocess
 import sys
 import types
+from collections import OrderedDict
+from enum import StrEnum
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from dlrecipes.checkpoint_io import load_checkpoint_file, save_checkpoint_file
 from dlrecipes.errors import CheckpointError
+from dlrecipes.losses import FocalLoss
 from dlrecipes.models import DETR
 from dlrecipes.models.detr import HungarianMatcher, SetCriterion
 from dlrecipes.parts import build_part, construct, constructor_parameters, import_object, part_spec
@@ -24,11 +31,23 @@ class Forgets(nn.Module):
         super().__init__()
 
 
+class Acts(nn.Module):
+    """Has an argument that no checkpoint can hold, and one named as a method is."""
+
+    def __init__(self, act: object = torch.relu, train: bool = True) -> None:
+        super().__init__()
+        self.act = act
+
+
+class Kind(StrEnum):
+    SOFT = "soft"
+
+
 @pytest.fixture
 def module() -> types.ModuleType:
     """This file as an importable module."""
     made = types.ModuleType("their_parts")
-    for cls in (Keeps, Forgets):
+    for cls in (Keeps, Forgets, Acts):
         setattr(made, cls.__name__, cls)
     return made
 
@@ -52,6 +71,68 @@ def test_an_argument_that_was_not_kept_is_named(monkeypatch: pytest.MonkeyPatch,
     assert spec["missing_args"] == ["gamma"]
     with pytest.raises(CheckpointError, match=r"does not know gamma of their_parts\.Forgets"):
         build_part(spec)
+
+
+@pytest.mark.parametrize(
+    ("given", "recorded"),
+    [
+        (np.float64(2.5), 2.5),
+        (np.float32(2.5), 2.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.str_("soft"), "soft"),
+        (Kind.SOFT, "soft"),
+        (np.array([1.0, 2.0]), [1.0, 2.0]),
+        ((1, np.float64(2)), [1, 2.0]),
+        ([(1, 2)], [(1, 2)]),
+        ({"a": [np.int64(1)]}, {"a": [1]}),
+        (OrderedDict(a=1), {"a": 1}),
+    ],
+    ids=repr,
+)
+def test_what_derives_from_primitives_is_recorded_as_one(given: object, recorded: object, tmp_path: Path) -> None:
+    spec = part_spec(Keeps(given))  # type: ignore[arg-type]
+    save_checkpoint_file(spec, tmp_path / "a.ckpt")  # refuses what cannot be read back
+    found = load_checkpoint_file(tmp_path / "a.ckpt")["init_args"]["gamma"]
+    assert (found, type(found)) == (recorded, type(recorded))
+
+
+def test_tensors_that_the_weights_do_not_hold_come_back(
+    monkeypatch: pytest.MonkeyPatch, module: types.ModuleType
+) -> None:
+    named(Keeps, monkeypatch, module)
+    assert build_part(part_spec(Keeps(torch.tensor(3.0)))).gamma == 3  # type: ignore[arg-type]
+    weights = torch.tensor([1.0, 2.0])
+    assert build_part(part_spec(FocalLoss(class_weights=weights))).balance().tolist() == [1, 2]  # type: ignore[arg-type]
+    assert build_part(part_spec(FocalLoss(class_weights=weights.numpy()))).balance().tolist() == [1, 2]  # type: ignore[arg-type]
+
+
+def test_a_part_is_not_made_with_a_default_in_the_place_of_a_function(
+    monkeypatch: pytest.MonkeyPatch, module: types.ModuleType
+) -> None:
+    named(Acts, monkeypatch, module)
+    assert build_part(part_spec(Acts())).act is torch.relu  # the default: nothing is lost
+    with pytest.raises(CheckpointError, match=r"does not know act of their_parts\.Acts"):
+        build_part(part_spec(Acts(torch.tanh)))
+
+
+def test_containers_come_back_with_their_modules() -> None:
+    body = OrderedDict(flat=nn.Flatten(), last=nn.Linear(6, 2, bias=False))
+    parts = nn.Sequential(OrderedDict(body=nn.Sequential(body), heads=nn.ModuleDict({"a": nn.Linear(2, 1)})))
+    parts.append(nn.ModuleList([nn.ReLU(), nn.LeakyReLU(0.3)]))
+    again = build_part(part_spec(parts))
+    assert str(again) == str(parts)
+    assert list(again.state_dict()) == list(parts.state_dict())
+
+
+def test_a_loss_of_pytorch_metric_learning_is_imported_by_itself() -> None:
+    code = (
+        "from dlrecipes.parts import build_part\n"
+        "path = 'pytorch_metric_learning.losses.triplet_margin_loss.TripletMarginLoss'\n"
+        "print(build_part({'class_path': path, 'init_args': {'margin': 0.3}}).margin)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "0.3", done.stderr[-1000:]
 
 
 def test_criterion_and_matcher_round_trip() -> None:

@@ -54,7 +54,7 @@ class ClassBalance(nn.Module):
         elif class_weights is not None:
             if not all(math.isfinite(w) and w >= 0 for w in class_weights):
                 raise ValueError(f"class_weights={class_weights}: finite numbers, not below 0, are needed")
-            weight = torch.tensor(class_weights, dtype=torch.float32)
+            weight = torch.as_tensor(class_weights, dtype=torch.float32).detach().clone()  # a tensor will do, too
         self.register_buffer("weight", weight, persistent=False)
 
     def bind(self, info: DataInfo) -> None:
@@ -113,7 +113,7 @@ class ClassCounts(nn.Module):
         if given is not None and not all(math.isfinite(n) and n > 0 for n in given):
             raise ValueError(f"{argument}={given}: finite numbers above 0 are needed")
         self.loss, self.argument, self.given = loss, argument, given
-        frequency = None if given is None else torch.tensor(given, dtype=torch.float32)
+        frequency = None if given is None else torch.as_tensor(given, dtype=torch.float32).detach().clone()
         self.register_buffer("frequency", frequency, persistent=False)
 
     def bind(self, info: DataInfo) -> None:

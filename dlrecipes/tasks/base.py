@@ -22,13 +22,14 @@ from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import CheckpointError, UserError
 from dlrecipes.models.initialise import initialise
 from dlrecipes.optim import default_lr, make_optimizer, parameter_groups, schedule_factor, warmup_length
-from dlrecipes.parts import build_part, construct, constructor_parameters, part_spec
+from dlrecipes.parts import build_part, construct, constructor_parameters, part_spec, unknown_args
 from dlrecipes.ranks import world_size
 from dlrecipes.tasks.compiling import COMPILE_MODES, CompiledNetwork, compile_for_training
 
-__all__ = ["BaseTask"]
+__all__ = ["BaseTask", "check_batch"]
 
 _KEY = "dlrecipes"
+_NORMALISED = 5.0  # of 255; normalised images reach 2.7, and a whole batch is hardly as dark
 
 
 class BaseTask(L.LightningModule):
@@ -73,7 +74,8 @@ class BaseTask(L.LightningModule):
             torch needs, training goes on as with ``"never"``. Evaluation and export use the network as it is.
 
     Raises:
-        ValueError: a negative rate or number of steps, a factor outside 0..1, a ``compile_mode`` that is none.
+        ValueError: a negative rate or number of steps, a factor outside 0..1, a ``compile_mode`` that is none; a model
+            that is no ``nn.Module``, an optimizer or schedule that is not named.
     """
 
     monitor: ClassVar[str] = "val/loss"
@@ -109,6 +111,7 @@ class BaseTask(L.LightningModule):
         compile_mode: str = "auto",
     ) -> None:
         super().__init__()
+        _check_kinds(model, optimizer, schedule)
         for name, value in (("lr", lr), ("backbone_lr", backbone_lr), ("weight_decay", weight_decay)):
             if value is not None and value < 0:
                 raise ValueError(f"{name}={value}: not below 0")
@@ -122,7 +125,10 @@ class BaseTask(L.LightningModule):
         self.model = model
         self.init = init
         self.optimizer, self.optimizer_args = optimizer, optimizer_args
-        self.lr, self.backbone_lr, self.weight_decay, self.decay_all = lr, backbone_lr, weight_decay, decay_all
+        # floats: NumPy's would go into the optimizer's state, and a checkpoint that holds them cannot be read
+        self.lr = None if lr is None else float(lr)
+        self.backbone_lr = None if backbone_lr is None else float(backbone_lr)
+        self.weight_decay, self.decay_all = float(weight_decay), decay_all
         self.layer_decay = layer_decay
         self.schedule, self.schedule_args, self.min_lr_factor = schedule, schedule_args, min_lr_factor
         self.warmup_steps = warmup_steps
@@ -131,6 +137,7 @@ class BaseTask(L.LightningModule):
         self.compiled = False
         self.info: DataInfo | None = None
         self._bound = False
+        self._range_seen = False
         self._compiled_network: CompiledNetwork | None = None
         # Lightning's own mean over ranks rounds the number of images of a rank down
         self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
@@ -175,11 +182,27 @@ class BaseTask(L.LightningModule):
         self.info = info
 
     def normalise(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """uint8 [B, 3, H, W] → float, (x / 255 − mean) / std, on the device; 0 in the padding."""
+        """uint8 [B, 3, H, W], or floats in 0..255 → float, (x / 255 − mean) / std, on the device; 0 in the padding.
+
+        Raises:
+            UserError: the task's first floats are in 0..1, or normalised already: all images would look almost black.
+        """
+        if images.is_floating_point() and not self._range_seen:
+            self._check_range(images)
         x = (images.to(self._mean.dtype) - self._mean) / self._std
         if mask is not None:
             x = x.masked_fill(mask[:, None], 0.0)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def _check_range(self, images: Tensor) -> None:
+        """Once, since it waits for the device."""
+        top = float(images.detach().abs().max()) if images.numel() else 0.0
+        if 0 < top <= _NORMALISED:
+            raise UserError(
+                f"the images are floats of at most {top:.3g}, and {type(self).__name__} normalises images itself: give "
+                f"uint8 images, or floats in 0..255"
+            )
+        self._range_seen = True
 
     def network(self, batch: Tensor, *others: Any) -> Any:
         """``self.model``, in training its compiled form if there is one."""
@@ -329,6 +352,12 @@ class BaseTask(L.LightningModule):
             )
         record = checkpoint[_KEY]
         known = constructor_parameters(cls)
+        unknown = [key for key in unknown_args(cls, record["task"]) if key not in parts]
+        if unknown:
+            raise CheckpointError(
+                f"{name} does not know {', '.join(unknown)} of {cls.__name__}: give {unknown[0]}= to "
+                f"load_from_checkpoint, or keep each argument as an attribute of the same name"
+            )
         args = {key: value for key, value in record["task"]["init_args"].items() if key in known and key not in parts}
         args = {
             key: build_part(value) if isinstance(value, dict) and "class_path" in value else value
@@ -338,13 +367,35 @@ class BaseTask(L.LightningModule):
         if record["info"] is not None:
             task.info = DataInfo.from_dict(record["info"])
         task.configure_model()
-        for name, value in checkpoint["state_dict"].items():
-            _make_room(task, name, value)
+        for key, value in checkpoint["state_dict"].items():
+            _make_room(task, key, value)
         try:
             task.load_state_dict(checkpoint["state_dict"], strict=strict is not False)
         except RuntimeError as error:
-            raise CheckpointError(f"{name} does not fit {cls.__name__}: {error}") from error
+            raise CheckpointError(f"{name} does not fit {cls.__name__}: {' '.join(str(error).split())}") from error
         return task.to(map_location) if map_location is not None else task
+
+
+def check_batch(batch: object, kind: str) -> None:
+    """Refuse what is no dict, before its keys are asked for.
+
+    Raises:
+        UserError: a tuple, say, as torch's data sets give.
+    """
+    if not isinstance(batch, Mapping):
+        raise UserError(
+            f"the data loader gives a {type(batch).__name__}, and a task takes a dict with the keys of "
+            f"dlrecipes.contracts.{kind}: make it in the loader's collate_fn"
+        )
+
+
+def _check_kinds(model: object, optimizer: object, schedule: object) -> None:
+    if isinstance(model, type) or not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else repr(model)
+        raise ValueError(f"model is {what}: give a network, an nn.Module such as EfficientNet('b0')")
+    for name, value, like in (("optimizer", optimizer, "torch.optim.AdamW"), ("schedule", schedule, "my.schedule")):
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {value!r}: give its name or import path, such as '{like}'")
 
 
 def _make_room(task: nn.Module, name: str, value: Tensor) -> None:

@@ -16,7 +16,7 @@ from dlrecipes.errors import UserError
 from dlrecipes.functional.boxes import cxcywh_to_xyxy
 from dlrecipes.models.detr import DETR, SetCriterion
 from dlrecipes.ranks import gather_in_order
-from dlrecipes.tasks.base import BaseTask
+from dlrecipes.tasks.base import BaseTask, check_batch
 
 __all__ = ["DetectionTask", "longest_prefix"]
 
@@ -155,6 +155,7 @@ class DetectionTask(BaseTask):
 
     def step(self, batch: DetectionBatch) -> tuple[Any, Tensor, dict[str, Tensor]]:
         """Outputs, the loss to minimise, and its unweighted terms."""
+        check_batch(batch, "DetectionBatch")
         outputs = self(batch["images"], batch["mask"], batch["targets"])
         losses = self.criterion(outputs, batch["targets"])
         if isinstance(losses, Tensor):
@@ -210,6 +211,7 @@ class DetectionTask(BaseTask):
 
     def predict_step(self, batch: DetectionBatch, batch_idx: int) -> list[Prediction]:
         """Predictions in pixels of the original images."""
+        check_batch(batch, "DetectionBatch")
         return self._predictions(self(batch["images"], batch["mask"]), batch)
 
     def _predictions(self, outputs: Any, batch: DetectionBatch) -> list[Prediction]:
@@ -218,6 +220,7 @@ class DetectionTask(BaseTask):
         return found
 
     def _evaluate(self, batch: DetectionBatch, mean_loss: MeanMetric) -> DetectionOutput:
+        check_batch(batch, "DetectionBatch")
         # crowd regions are ground truth to be ignored, not to be matched by the loss
         training_targets = [
             {"labels": t["labels"][~t["iscrowd"]], "boxes": t["boxes"][~t["iscrowd"]]} for t in batch["targets"]

@@ -186,9 +186,9 @@ class FeatureSpaceTask(BaseTask):
 
 def _lost_parts(args: Mapping[str, Any]) -> tuple[str, ...]:
     """Which of the auxiliary loss and what belongs to it cannot be made again from a checkpoint's record."""
-    if not _comes_back(args["auxiliary_loss"]):
+    if not _comes_back(args.get("auxiliary_loss")):  # a task of one's own may have no such argument
         return _AUXILIARY
-    return () if _comes_back(args["auxiliary_miner"]) else ("auxiliary_miner",)
+    return () if _comes_back(args.get("auxiliary_miner")) else ("auxiliary_miner",)
 
 
 def _comes_back(spec: dict[str, Any] | None) -> bool:

@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from dlrecipes.contracts import DataInfo, ImageBatch, ImageOutput
 from dlrecipes.errors import UserError
+from dlrecipes.tasks.base import check_batch
 from dlrecipes.tasks.feature_task import FeatureSpaceTask
 
 __all__ = ["ImageTask"]
@@ -42,7 +43,8 @@ class ImageTask(FeatureSpaceTask):
             auxiliary loss, ``model.features`` is what is compiled; a model without that method is not.
 
     Raises:
-        ValueError: a negative ``auxiliary_weight``, both projections, or one without a loss to project for.
+        ValueError: a negative ``auxiliary_weight``, both projections, or one without a loss to project for; a class
+            instead of a loss.
     """
 
     val_metrics: MetricCollection
@@ -91,6 +93,8 @@ class ImageTask(FeatureSpaceTask):
             channels_last=channels_last,
             compile_mode=compile_mode,
         )
+        if isinstance(loss, type):
+            raise ValueError(f"loss is the class {loss.__name__}: make it, {loss.__name__}()")
         self.loss = loss
         self.keep_feature_parts(
             feature_part, auxiliary_loss, auxiliary_weight, auxiliary_miner, projection, projection_dim
@@ -146,7 +150,13 @@ class ImageTask(FeatureSpaceTask):
         return outputs
 
     def step(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
-        """Outputs of the batch's images, and the loss to minimise."""
+        """Outputs of the batch's images, and the loss to minimise.
+
+        Raises:
+            UserError: a batch that is no dict, outputs of another shape than the data needs, labels outside the
+                classes, or a loss that is not one number.
+        """
+        check_batch(batch, "ImageBatch")
         targets, weights = self.targets_for_loss(batch["targets"]), batch.get("weights")
         extra: Tensor | None = None
         if self.training and self.trains_on_features:
@@ -154,7 +164,11 @@ class ImageTask(FeatureSpaceTask):
         else:
             outputs = self(batch["images"])
         self._check_outputs(outputs, targets)
-        loss = self._call_loss(self.outputs_for_loss(outputs), targets, weights)
+        try:
+            loss = self._call_loss(self.outputs_for_loss(outputs), targets, weights)
+        except (IndexError, RuntimeError) as error:  # looking at the labels of each batch would wait for the device
+            self._check_labels(targets)
+            raise error
         if not isinstance(loss, Tensor) or loss.dim():
             found = f"a loss of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise UserError(
@@ -190,6 +204,18 @@ class ImageTask(FeatureSpaceTask):
                 f"layer, or give it a method bind(info) that does so"
             )
 
+    def _check_labels(self, targets: Tensor) -> None:
+        """One sentence where a loss did not find its class; a GPU says nothing of the labels after that."""
+        if self.info is None or targets.is_cuda or targets.is_floating_point() or not targets.numel():
+            return
+        kept = targets[targets != getattr(self.loss, "ignore_index", -100)]
+        outside = kept[(kept < 0) | (kept >= self.info.num_classes)]
+        if len(outside):
+            raise UserError(
+                f"a batch has the label {int(outside[0])}, and the {self.info.num_classes} classes are numbered from 0 "
+                f"to {self.info.num_classes - 1}: number the labels so, or name all classes in DataInfo"
+            )
+
     def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
         """One step; logs ``train/loss``, without the auxiliary loss, so that it compares with ``val/loss``."""
         outputs, loss = self.step(batch)
@@ -211,6 +237,7 @@ class ImageTask(FeatureSpaceTask):
 
     def predict_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """float32 probabilities [B, C], or values [B, T] in the data's own units."""
+        check_batch(batch, "ImageBatch")
         return self.predictions(self(batch["images"]))
 
     # ---- evaluation -----------------------------------------------------------------------------------------------

@@ -9,14 +9,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch import Tensor, nn
 from toy_images import CLASSES, INFO, Net, ToyData, batch, fit, make_trainer
 
-from dlrecipes.errors import UserError
-from dlrecipes.losses import BCELoss, ClassBalancedLoss, LDAMLoss
+from dlrecipes.errors import CheckpointError, UserError
+from dlrecipes.losses import BCELoss, ClassBalancedLoss, CrossEntropyLoss, FocalLoss, LDAMLoss
 from dlrecipes.models import CifarResNet
 from dlrecipes.tasks import ClassificationTask
 
@@ -205,6 +206,17 @@ class MarginLoss(nn.Module):
 class MarginTask(ClassificationTask):
     def configure_loss(self, info):
         return MarginLoss(margin=len(info.classes) / 2)
+
+class ShortTask(ClassificationTask):
+    # takes what it needs, and no more
+
+    def __init__(self, model, loss=None, *, factor=1.0, lr=1e-3):
+        super().__init__(model, loss, lr=lr)
+        self.factor = factor
+
+    def step(self, batch):
+        outputs, loss = super().step(batch)
+        return outputs, loss * self.factor
 """
 
 
@@ -226,6 +238,90 @@ def test_a_users_loss_and_task_train_save_and_reload(project: ModuleType, tmp_pa
     assert type(again.loss) is project.MarginLoss
     assert again.loss.margin == 1.5
     assert torch.equal(again.model.head.weight, task.model.head.weight)
+
+
+def test_a_task_with_few_arguments_saves_and_reloads(project: ModuleType, tmp_path: Path) -> None:
+    task = project.ShortTask(Net(), project.MarginLoss(2.0), factor=3.0)
+    fit(task, tmp_path, ToyData(), epochs=1).save_checkpoint(tmp_path / "x.ckpt")
+    again = project.ShortTask.load_from_checkpoint(tmp_path / "x.ckpt")
+    assert (again.factor, again.loss.margin) == (3.0, 2.0)
+
+
+def test_a_function_as_a_loss_must_be_given_again(tmp_path: Path) -> None:
+    task = ClassificationTask(Net(), nn.functional.multi_margin_loss)  # type: ignore[arg-type]
+    fit(task, tmp_path, ToyData(), epochs=1).save_checkpoint(tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match=r"x.ckpt does not know loss of ClassificationTask: give loss= to load"):
+        ClassificationTask.load_from_checkpoint(tmp_path / "x.ckpt")
+    again = ClassificationTask.load_from_checkpoint(tmp_path / "x.ckpt", loss=nn.MultiMarginLoss())
+    assert torch.equal(again.model.head.weight, task.model.head.weight)
+
+
+def test_a_network_of_torchs_containers_comes_back(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    fit(ClassificationTask(network), tmp_path, ToyData(), epochs=1).save_checkpoint(tmp_path / "x.ckpt")
+    again = ClassificationTask.load_from_checkpoint(tmp_path / "x.ckpt")
+    assert torch.equal(again.model[3].weight, network[3].weight)
+
+
+def test_weights_that_do_not_fit_name_the_file_in_one_line(trained: tuple) -> None:
+    with pytest.raises(CheckpointError, match=r"last.ckpt does not fit ClassificationTask: [^\n]*Missing[^\n]*$"):
+        ClassificationTask.load_from_checkpoint(trained[2], model=nn.Sequential(nn.Flatten(), nn.Linear(192, 3)))
+
+
+@pytest.mark.parametrize("lr", [np.float64(0.01), np.geomspace(1e-3, 1e-1, 3)[1], np.float32(0.01)])
+def test_rates_from_numpy_make_no_checkpoint_that_cannot_be_read(lr: float, tmp_path: Path) -> None:
+    task = ClassificationTask(Net(), lr=lr, weight_decay=np.float64(0.1))
+    fit(task, tmp_path, ToyData(), epochs=1).save_checkpoint(tmp_path / "x.ckpt")  # Lightning's own writer
+    assert ClassificationTask.load_from_checkpoint(tmp_path / "x.ckpt").lr == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("change", [lambda x: x / 255, lambda x: (x / 255 - 0.45) / 0.22], ids=["0..1", "normalised"])
+def test_images_that_are_scaled_already_are_refused(change: Any) -> None:
+    task, given = bound(nn.CrossEntropyLoss()), batch()
+    images = given["images"]
+    with pytest.raises(UserError, match=r"normalises images itself: give uint8 images, or floats in 0\.\.255"):
+        task.step({**given, "images": change(images.float())})  # type: ignore[typeddict-item]
+    found = [task.eval().step({**given, "images": x})[0] for x in (images, images.float())]  # type: ignore[typeddict-item]
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), CrossEntropyLoss(), FocalLoss(), BCELoss()], ids=repr)
+@pytest.mark.parametrize("wrong", [3, -1])
+def test_a_label_outside_the_classes_is_one_sentence(loss: nn.Module, wrong: int) -> None:
+    given = batch()
+    given["targets"][1] = wrong
+    with pytest.raises(
+        UserError, match=rf"label {wrong}, and the 3 classes are numbered from 0 to 2: number the labels"
+    ):
+        bound(loss).step(given)
+
+
+def test_a_batch_that_is_no_dict_is_one_sentence() -> None:
+    task, given = bound(nn.CrossEntropyLoss()), batch()
+    for step in (task.step, lambda x: task.predict_step(x, 0)):
+        with pytest.raises(
+            UserError, match=r"gives a list, .* dlrecipes.contracts.ImageBatch: make it in .* collate_fn"
+        ):
+            step([given["images"], given["targets"]])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"model": "resnet18"}, "model is 'resnet18': give a network, an nn.Module"),
+        ({"model": Net}, "model is the class Net: give a network"),
+        ({"loss": nn.CrossEntropyLoss}, r"loss is the class CrossEntropyLoss: make it, CrossEntropyLoss\(\)"),
+        (
+            {"optimizer": torch.optim.SGD},
+            "optimizer is <class.*SGD'>: give its name or import path, such as 'torch.optim",
+        ),
+        ({"schedule": lambda done: 1 - done}, "schedule is <function .*: give its name or import path"),
+    ],
+    ids=["name", "class", "loss", "optimizer", "schedule"],
+)
+def test_arguments_of_another_kind_are_one_sentence(given: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ClassificationTask(**({"model": Net()} | given))
 
 
 class Terms(nn.Module):
