@@ -46,7 +46,7 @@ def make_step(case: str, mode: str | None, device: torch.device) -> Callable[[],
     factory, batch, side = CASES[case]
     torch.manual_seed(0)
     model = factory()
-    model.bind(info(side))  # type: ignore[operator]
+    model.bind(info(side))  # type: ignore[operator]  # both models have it
     model = model.to(device, memory_format=torch.channels_last).train()
     forward = model if mode is None else torch.compile(model, dynamic=False, mode=mode)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)

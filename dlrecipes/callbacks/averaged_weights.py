@@ -64,4 +64,4 @@ class AveragedWeights(WeightAveraging):
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _count: Any) -> None:
-        get_ema_multi_avg_fn(self.decay_at(self._step))(averaged, current, _count)  # type: ignore[no-untyped-call]
+        get_ema_multi_avg_fn(self.decay_at(self._step))(averaged, current, _count)

@@ -44,7 +44,7 @@ def fresh_norms(module: nn.Module) -> dict[str, Norm]:
     return {
         name: layer
         for name, layer in switchable_norms(module).items()
-        if bool((layer.running_mean == 0).all()) and bool((layer.running_var == 1).all())  # type: ignore[union-attr]
+        if bool((layer.get_buffer("running_mean") == 0).all()) and bool((layer.get_buffer("running_var") == 1).all())
     }
 
 
@@ -116,14 +116,15 @@ def _sums(
 
 @torch.no_grad()
 def _keep_function(layer: Norm, mean: Tensor, variance: Tensor, batches: int) -> None:
-    old_mean, old_variance = (value.double() for value in (layer.running_mean, layer.running_var))  # type: ignore[union-attr]
+    running_mean, running_var = layer.get_buffer("running_mean"), layer.get_buffer("running_var")
+    old_mean, old_variance = running_mean.double(), running_var.double()
     slope = layer.weight.double() / (old_variance + layer.eps).sqrt()
     offset = layer.bias.double() - slope * old_mean
     layer.weight.copy_(slope * (variance + layer.eps).sqrt())
     layer.bias.copy_(offset + slope * mean)
-    layer.running_mean.copy_(mean)  # type: ignore[union-attr]
-    layer.running_var.copy_(variance)  # type: ignore[union-attr]
-    layer.num_batches_tracked.fill_(batches)  # type: ignore[union-attr]
+    running_mean.copy_(mean)
+    running_var.copy_(variance)
+    layer.get_buffer("num_batches_tracked").fill_(batches)
 
 
 def _over_ranks(trainer: pl.Trainer, value: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def make_twin(trainer: pl.Trainer, pl_module: pl.LightningModule) -> pl.Lightnin
     except (RuntimeError, TypeError) as error:
         raise UserError(f"{type(pl_module).__name__} cannot be copied ({error})") from error
     twin.trainer = trainer
-    twin.log = twin.log_dict = lambda *args, **options: None  # type: ignore[method-assign,assignment]
+    twin.log = twin.log_dict = lambda *args, **options: None  # type: ignore[method-assign,assignment]  # no log of a copy
     return twin.train()
 
 
@@ -146,7 +146,7 @@ def learn(
             result.in_time = not late
             break
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for name, p in trained.items():
             reached[name] = reached[name] or (p.grad is not None and bool(p.grad.ne(0).any()))
         nn.utils.clip_grad_norm_(trained.values(), 1.0)

@@ -87,7 +87,7 @@ class DrawnImages:
 
 def only_tried(trainer: pl.Trainer) -> bool:
     """Whether the run is no real one: a few batches, or the same for training and validation."""
-    return bool(trainer.fast_dev_run) or bool(trainer.overfit_batches)  # type: ignore[attr-defined]
+    return bool(trainer.fast_dev_run) or bool(trainer.overfit_batches)  # type: ignore[attr-defined]  # set, not declared
 
 
 def training_images(trainer: pl.Trainer) -> Iterable[Any] | None:

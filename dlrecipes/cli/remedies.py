@@ -52,8 +52,6 @@ def _loss(name: str, **arguments: str) -> dict[str, str]:
     return {"--model.loss": _LOSS + name, **{f"--model.loss.{key}": value for key, value in arguments.items()}}
 
 
-_OTHER = "another remedy"
-
 REMEDIES: Mapping[str, Remedy] = {
     "none": Remedy(
         what="the plain loss: cross entropy, a sigmoid for each label, smooth L1",

@@ -61,7 +61,7 @@ class ImageDataset(Dataset[ImageBatch]):
         self.transform = transform
         self.seed = seed
         self._augments = torch.ones((), dtype=torch.bool)
-        self._augments.share_memory_()  # type: ignore[no-untyped-call]  # workers that live on see it change
+        self._augments.share_memory_()  # workers that live on see it change
 
     def __len__(self) -> int:
         return len(self.table)

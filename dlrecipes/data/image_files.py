@@ -199,7 +199,7 @@ class TorchvisionImages:
         return {"dataset": self.dataset, "prefix": self.prefix}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]  # of this very class, as it was made
 
 
 class ImageSubset:

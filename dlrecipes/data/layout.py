@@ -115,7 +115,7 @@ def parse_numbers(values: Iterable[object], where: str) -> list[float]:
     numbers = []
     for value in values:
         try:
-            numbers.append(float(value))  # type: ignore[arg-type]
+            numbers.append(float(value))  # type: ignore[arg-type]  # what is no number is what is asked
         except (TypeError, ValueError):
             raise UserError(f"{where}: {value!r} is not a number; a box needs four numbers.") from None
     return numbers

@@ -251,10 +251,11 @@ def _imported(path: str) -> DetectionTransform:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"The transform {path!r} cannot be imported ({error}): {remedy}.") from error
-    made = found() if isinstance(found, type) else found
+    made: Any = found() if isinstance(found, type) else found
     if not callable(made):
         raise UserError(f"The transform {path!r} is a {type(made).__name__} and cannot be called: {remedy}.")
-    return made  # type: ignore[no-any-return]
+    transform: DetectionTransform = made
+    return transform
 
 
 def _positive(name: str, value: int) -> int:

@@ -23,7 +23,8 @@ def full_precision(device: torch.device) -> Iterator[None]:
         ...     (torch.ones(1, 3) @ torch.ones(3, 1)).item()
         3.0
     """
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    mkldnn = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # public, not declared
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, mkldnn)
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:

@@ -166,8 +166,7 @@ def _read_samples(X: Array, sampler: str, why: str) -> tuple[Tensor, Callable[[T
         x, restore = X.detach(), lambda out: out
     else:
         own, plain = X.dtype, "int64" if X.dtype.kind == "u" else X.dtype.newbyteorder("=")
-        x = torch.from_numpy(np.require(X, plain, ["C", "W"]))
-        restore = lambda out: out.numpy().astype(own, copy=False)  # noqa: E731
+        x, restore = torch.from_numpy(np.require(X, plain, ["C", "W"])), lambda out: out.numpy().astype(own, copy=False)
     if x.is_floating_point() and not bool(torch.stack(x.aminmax()).isfinite().all()):
         row = int((~x.isfinite()).any(1).nonzero()[0])
         raise UserError(

@@ -228,7 +228,7 @@ def _train(
         sampler.set_epoch(epoch)
         for index in torch.split(torch.tensor(list(sampler), device=x.device), size):
             optimizer.zero_grad()
-            F.cross_entropy(layer(x[index]), labels[index]).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(layer(x[index]), labels[index]).backward()
             optimizer.step()
             schedule.step()
 

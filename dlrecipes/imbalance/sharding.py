@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch.distributed as dist
@@ -51,7 +52,8 @@ class ShardedSampler(DistributedSampler[int], ABC):
             raise ValueError(f"rank={rank} and world_size={world_size}: give both or neither")
         if rank is not None and world_size is not None and not 0 <= rank < world_size:
             raise ValueError(f"rank={rank}: of {world_size} process(es), 0 to {world_size - 1}")
-        super().__init__(range(epoch_size), num_replicas=world_size or 1, rank=rank or 0, seed=seed)  # type: ignore[arg-type]
+        positions: Any = range(epoch_size)  # all that the sampler asks of a data set is its length
+        super().__init__(positions, num_replicas=world_size or 1, rank=rank or 0, seed=seed)
         self.epoch_size = epoch_size
         self.block = block
         self._follows_group = rank is None

@@ -75,7 +75,7 @@ class SupConLoss(ClassLoss):
 
         views = input.shape[1] if input.dim() == 3 else 1
         rows = input.flatten(0, -2)
-        keys = torch.cat(all_gather(rows.contiguous()))  # type: ignore[no-untyped-call]  # its backward adds the ranks'
+        keys = torch.cat(all_gather(rows.contiguous()))  # its backward adds the ranks'
         own = target.repeat_interleave(views).contiguous()
         labels = [torch.empty_like(own) for _ in range(dist.get_world_size())]
         dist.all_gather(labels, own)

@@ -136,7 +136,7 @@ class EfficientNet(ImageModel):
         if package:
             load_lite0(net)
             if num_outputs != 1000:
-                net.reset_classifier(num_outputs)  # type: ignore[operator]
+                net.reset_classifier(num_outputs)  # type: ignore[operator]  # a method of every network of timm
         if total_stride is None and pretrained:
             init_args["total_stride"] = total_stride = _STRIDES[-1]
         if total_stride is not None:

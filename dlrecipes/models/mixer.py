@@ -167,7 +167,7 @@ def _pretrained(args: dict[str, Any]) -> nn.Module:
 
 def _grow_drop_path(net: nn.Module, rate: float) -> None:
     """timm gives every block the same rate; the paper's grows from 0 at the first block to ``rate`` at the last."""
-    blocks = list(net.blocks)  # type: ignore[arg-type]
+    blocks = list(net.get_submodule("blocks").children())
     for index, block in enumerate(blocks):
         share = rate * index / max(1, len(blocks) - 1)
         block.drop_path = DropPath(share) if share else nn.Identity()

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dlrecipes.contracts import Verdict
 from dlrecipes.errors import UserError
 from dlrecipes.nn.init_gain import WEIGHTED
-from dlrecipes.nn.init_probe import as_at_start, call_model, first_tensor
+from dlrecipes.nn.init_probe import as_at_start, call_model
+from dlrecipes.nn.nest import first_tensor
 
 __all__ = ["AuditRow", "InitAudit", "init_audit"]
 

@@ -74,5 +74,5 @@ def freeze_bn(model: nn.Module) -> list[str]:
             raise ValueError(f"model={type(module).__name__}: give the module that holds it, where it can be replaced")
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d):
             raise ValueError(f"{name} is a {type(module).__name__}: only batch norms of images can be frozen")
-    freeze_batch_norm_2d(model)  # type: ignore[no-untyped-call]
+    freeze_batch_norm_2d(model)
     return list(norms)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # documented under "
 from torch.utils.flop_counter import FlopCounterMode
 
 from dlrecipes.nn.meta import OnMeta, meta_copy, meta_image
-from dlrecipes.nn.reach_call import tensors
+from dlrecipes.nn.nest import tensors
 
 __all__ = ["Costs", "count_costs"]
 
@@ -84,19 +84,19 @@ def _saved(shapes: nn.Module, images: Tensor) -> int:
 
 
 def _on_meta() -> OnMeta:
-    return OnMeta()  # type: ignore[no-untyped-call]
+    return OnMeta()  # type: ignore[no-untyped-call]  # untyped in torch
 
 
 def _memory(tensor: Tensor) -> StorageWeakRef:
     """What two tensors on the same memory have in common; without numbers there are no addresses."""
-    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+    return StorageWeakRef(tensor.untyped_storage())
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Live(TorchDispatchMode):
     """Sums up the memory behind all tensors that operations have made and nobody has dropped."""
 
     def __init__(self, image: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self.most = self._now = 0
         self._users: dict[StorageWeakRef, int] = {}
         self._known: set[int] = set()

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # documented under "Extending PyTorch", in no other place
-from torch.utils._pytree import tree_map
 
 from dlrecipes.errors import UserError
+from dlrecipes.nn.nest import tensors, with_tensors
 
 __all__ = ["OnMeta", "image_channels", "image_side", "meta_copy", "meta_image", "pair", "without_numbers"]
 
@@ -69,7 +69,7 @@ def pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     return both
 
 
-class OnMeta(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OnMeta(TorchDispatchMode):
     """Tensors that a model keeps beside its parameters and buffers lose their numbers where they meet an activation."""
 
     def __torch_dispatch__(
@@ -81,18 +81,11 @@ class OnMeta(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def without_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of an operation, all on ``meta`` if any of them is; single numbers on the CPU may stay."""
-    met: list[bool] = []
+    if not any(tensor.is_meta for tensor in tensors((args, kwargs))):
+        return args, kwargs
 
-    def look(value: Any) -> Any:
-        met.append(isinstance(value, Tensor) and value.is_meta)
-        return value
+    def change(tensor: Tensor) -> Tensor:
+        stays = tensor.is_meta or (tensor.is_cpu and not tensor.dim())
+        return tensor if stays else torch.empty_like(tensor, device="meta")
 
-    def change(value: Any) -> Any:
-        if isinstance(value, Tensor) and not value.is_meta and (value.dim() or not value.is_cpu):
-            return torch.empty_like(value, device="meta")
-        return value
-
-    tree_map(look, (args, kwargs))
-    if any(met):
-        args, kwargs = tree_map(change, (args, kwargs))
-    return args, kwargs
+    return with_tensors(args, change), with_tensors(kwargs, change)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dlrecipes.nn.nest import tensors
 from dlrecipes.nn.reach import Place, Reach, mix, nothing, union
 
-__all__ = ["Call", "Rule", "Seen", "everything", "everything_of", "tensors"]
+__all__ = ["Call", "Rule", "Seen", "everything", "everything_of"]
 
 
 @dataclass
@@ -62,17 +63,6 @@ class Call:
 
 Seen = Reach | list[Reach]
 Rule = Callable[[Call], Seen]
-
-
-def tensors(values: Any) -> Iterator[Tensor]:
-    """The tensors in a nest of tuples, lists and dicts."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, tuple | list):
-        for value in values:
-            yield from tensors(value)
-    elif isinstance(values, dict):
-        yield from tensors(list(values.values()))
 
 
 def everything_of(reaches: Sequence[Reach], call: Call) -> Reach:

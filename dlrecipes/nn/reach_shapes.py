@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
+from dlrecipes.nn.nest import tensors, with_tensors
 from dlrecipes.nn.reach import NOTHING, Reach, combine, compact, expand, gather, nothing, reshape, union
-from dlrecipes.nn.reach_call import Call, Seen, everything, tensors
+from dlrecipes.nn.reach_call import Call, Seen, everything
 from dlrecipes.nn.reach_windows import valid_taps
 
 __all__ = [
@@ -52,7 +52,7 @@ def copied(call: Call) -> Seen:
     """The very operation on what was seen, number by number: indexing, repetition."""
     if any(index.is_meta or call.look_up(index) is not None for index in tensors(call.args[1:])):
         return everything(call)  # places that depend on the data
-    rest = tree_map(lambda value: value.cpu() if isinstance(value, Tensor) else value, call.args[1:])
+    rest = with_tensors(call.args[1:], Tensor.cpu)
     return call.seen().map(lambda edge: call.function(edge, *rest))
 
 

@@ -13,8 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode  # documented under "Extending PyTorch", in no other place
 
 from dlrecipes.nn.meta import without_numbers
+from dlrecipes.nn.nest import tensors
 from dlrecipes.nn.reach import Place, Reach, TooLargeError, compact, image_reach, nothing
-from dlrecipes.nn.reach_call import Call, everything, tensors
+from dlrecipes.nn.reach_call import Call, everything
 from dlrecipes.nn.reach_mixing import own_statistics, pointwise
 from dlrecipes.nn.reach_rules import CONSTANT, RULES, VIEWS
 
@@ -119,11 +120,11 @@ def _hooked(module: nn.Module, place: Place, follower: _Follower) -> Iterator[No
             handle.remove()
 
 
-class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Follower(TorchDispatchMode):
     """Sees every operation, and keeps for every tensor what it has seen of the image."""
 
     def __init__(self, image: Tensor, found: Pass, like: Pass | None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self.found = found
         self.places: list[Place] = []
         self._like = like

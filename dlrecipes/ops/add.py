@@ -54,7 +54,7 @@ def _add(x: Tensor, y: Tensor) -> Tensor:
     out, blocks = torch.empty_like(x), -(-x.numel() // _BLOCK)
     if blocks:
         # Triton launches on the current device, whatever the tensors' is
-        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(x):
             torch.library.wrap_triton(add_kernel)[(blocks,)](x, y, out, x.numel(), BLOCK=_BLOCK)
     return out
 

@@ -105,7 +105,7 @@ def _focal_sum(logits: Tensor, labels: Tensor, w_positive: float, w_negative: fl
     partial = torch.empty(blocks, dtype=wide, device=logits.device)
     if blocks:
         # Triton launches on the current device
-        with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(logits):
             torch.library.wrap_triton(focal_forward_kernel)[(blocks,)](
                 logits,
                 labels.contiguous(),
@@ -132,7 +132,7 @@ def _focal_sum_backward(
     grad_logits = torch.empty_like(logits)
     if blocks:
         # Triton launches on the current device
-        with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(logits):
             torch.library.wrap_triton(focal_backward_kernel)[(blocks,)](
                 logits,
                 labels.contiguous(),

@@ -86,7 +86,7 @@ class ImageCurves(Callback):
         if trainer.state.fn == TrainerFn.VALIDATING:  # not the validations of a fit
             self._begin(trainer, pl_module)
 
-    def on_validation_batch_end(  # type: ignore[override]
+    def on_validation_batch_end(  # type: ignore[override]  # as above
         self,
         trainer: Trainer,
         pl_module: LightningModule,

@@ -25,7 +25,6 @@ __all__ = [
     "reliability",
 ]
 
-_MOST_CLASSES = 30
 _MOST_BARS = 40
 _MOST_TARGETS = 4
 _RECALLS = np.linspace(0, 1, 501)

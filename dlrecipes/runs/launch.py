@@ -91,7 +91,7 @@ def _by_torchrun_store(make: Callable[[], Path]) -> Path:
     import torch.distributed as dist
 
     address, port = os.environ["MASTER_ADDR"], _number("MASTER_PORT")
-    store = dist.TCPStore(address, port, is_master=False, timeout=_WAIT)  # type: ignore[attr-defined]
+    store = dist.TCPStore(address, port, is_master=False, timeout=_WAIT)  # type: ignore[attr-defined]  # not declared
     key = f"dlrecipes/run_folder/{_number('TORCHELASTIC_RESTART_COUNT')}/{_calls}"
     if _number("RANK") == 0:
         store.set(key, str(make()))

@@ -133,7 +133,7 @@ class WandbTracker(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         values = vars(params) if isinstance(params, Namespace) else params
         public = {k: v for k, v in values.items() if not k.startswith("_")}
-        self._do(lambda run: run.config.update(_jsonable(public), allow_val_change=True))  # type: ignore[no-untyped-call]
+        self._do(lambda run: run.config.update(_jsonable(public), allow_val_change=True))
 
     @rank_zero_only
     def log_detections(
@@ -249,7 +249,7 @@ class WandbTracker(Logger):
                 run = self._init()
                 print(f"W&B: {run.url}", flush=True)
                 return run
-            except Exception as error:
+            except Exception as error:  # no network, or whatever else: offline is better than nothing
                 self.mode = "offline"
                 print(
                     f"W&B could not go online ({_summary(error)}): offline; to upload: {self.sync_command}", flush=True

@@ -282,7 +282,7 @@ class Tent:
                 logits = self.adapted(images)
                 loss = _entropy(logits.float().softmax(1)).mean()
                 self._optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             self._optimizer.step()
         return logits.detach()
 

@@ -49,7 +49,7 @@ class CompiledNetwork:
         if len(batch) != self._batch_size:
             return self._network(batch, *others)
         if self._graphs:  # a CUDA graph writes its outputs over those of the step before
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            torch.compiler.cudagraph_mark_step_begin()
         return self._compiled(batch, *others)
 
 

@@ -52,7 +52,7 @@ def features_of(model: nn.Module, images: Tensor) -> Tensor:
         UserError: a model that has neither.
     """
     if has_split(model):
-        found: Tensor = model.features(images)  # type: ignore[operator]
+        found: Tensor = model.features(images)  # type: ignore[operator]  # has_split has seen that it is callable
         return found
     seen: list[Tensor] = []
     _, linear = last_linear(model)
@@ -68,7 +68,8 @@ def features_of(model: nn.Module, images: Tensor) -> Tensor:
 
 def classify(model: nn.Module, features: Tensor) -> Tensor:
     """Features [B, D] → outputs [B, num_outputs], by ``model.classify`` or the last ``nn.Linear``."""
-    out: Tensor = (model.classify if has_split(model) else last_linear(model)[1])(features)  # type: ignore[operator]
+    layer: Any = model.classify if has_split(model) else last_linear(model)[1]
+    out: Tensor = layer(features)
     return out
 
 

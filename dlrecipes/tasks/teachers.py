@@ -62,7 +62,7 @@ class EMATeacher(nn.Module):
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the student, after its optimizer step ``step``; does not wait for the device."""
-        average: Any = get_ema_multi_avg_fn(self.decay_at(step))  # type: ignore[no-untyped-call]
+        average: Any = get_ema_multi_avg_fn(self.decay_at(step))
         average(list(self.average.parameters()), list(model.parameters()), None)
         for own, new in zip(self.average.buffers(), model.buffers(), strict=True):
             own.copy_(new)
