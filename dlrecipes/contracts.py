@@ -72,6 +72,7 @@ class DataInfo:
 
     @property
     def num_classes(self) -> int:
+        """0 for regression."""
         return len(self.classes)
 
     @property
@@ -85,6 +86,7 @@ class DataInfo:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataInfo:
+        """From the primitives of ``to_dict``."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)
 

@@ -105,6 +105,7 @@ class Learnt:
 
     @property
     def passed(self) -> bool:
+        """Whether the loss fell to the goal."""
         return self.last <= self.goal
 
 

@@ -76,6 +76,7 @@ class TimeBudget(pl.Callback):
 
     @property
     def seconds(self) -> float:
+        """What the clock shows: seconds of this training, and of those that it resumes."""
         return self._before + (0.0 if self._running_since is None else self._now() - self._running_since)
 
     def _now(self) -> float:

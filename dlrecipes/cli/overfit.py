@@ -126,10 +126,12 @@ class OverfitCheck(Callback):
 
     @property
     def goal(self) -> float:
+        """Value that the metric must reach."""
         return self.goals[self.metric]
 
     @property
     def passed(self) -> bool:
+        """Whether it was reached."""
         return self.best >= self.goal - 1e-6  # a mean of float32
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -43,6 +43,7 @@ class LSUVTable(NamedTuple):
     rows: tuple[LSUVRow, ...]
 
     def table(self) -> Table:
+        """A row for each layer, to be printed by rich."""
         table = Table("layer", box=None, pad_edge=False)
         for title in ("std before", "after", "tries"):
             table.add_column(title, justify="right")

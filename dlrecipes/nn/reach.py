@@ -60,6 +60,7 @@ class Reach:
 
     @property
     def shape(self) -> torch.Size:
+        """Of the activation."""
         return self.edges[0].shape
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Reach:

@@ -44,6 +44,7 @@ class Call:
         return self.outs[0].shape
 
     def argument(self, position: int, default: Any = None) -> Any:
+        """A positional argument, or the default where fewer were given."""
         return self.args[position] if position < len(self.args) else default
 
     def seen(self, position: int = 0) -> Reach:

@@ -31,6 +31,7 @@ def pointwise(call: Call) -> Seen:
 
 
 def unchanged(call: Call) -> Seen:
+    """Dropout in evaluation, casts, and all else that leaves numbers where they are."""
     return call.seen()
 
 
@@ -81,12 +82,14 @@ def _sort_dim(call: Call) -> int:
 
 
 def layer_norm(call: Call) -> Seen:
+    """Each number from all of its last dimensions."""
     reach = call.seen()
     rank = len(reach.shape)
     return union([reach, mix(reach, range(rank - len(call.args[1]), rank), call.place)], call.shape)
 
 
 def group_norm(call: Call) -> Seen:
+    """Each number from all of its group of channels."""
     reach, groups = call.seen(), int(call.args[6])
     shape = [reach.shape[0], groups, reach.shape[1] // groups, *reach.shape[2:]]
     parted = reach.map(lambda edge: torch.unflatten(edge, 1, (groups, -1)))

@@ -38,6 +38,7 @@ def same_view(call: Call) -> Seen:
 
 
 def new_shape(call: Call) -> Seen:
+    """Reshape, flatten and the like: the same numbers in the same order."""
     return call.seen().map(lambda edge: reshape(edge, call.shape))
 
 
@@ -62,6 +63,7 @@ def overwritten(call: Call) -> Seen:
 
 
 def concatenated(call: Call) -> Seen:
+    """cat and stack: each part from its own."""
     dim = call.argument(1, 0) % len(call.shape)
     given = [tensor for tensor in call.args[0] if tensor.dim() == len(call.shape) or call.name == "stack"]
     reaches = [call.look_up(tensor) or nothing(tensor.shape) for tensor in given]

@@ -31,6 +31,7 @@ def _transposed_window(size: int, out: int, kernel: int, stride: int, padding: i
 
 
 def convolution(call: Call) -> Seen:
+    """Windows of the kernel; every channel of a group from all channels of it."""
     stride, padding, dilation = call.args[3:6]
     transposed, groups = bool(call.args[6]), int(call.args[8])
     reach, weight = call.seen(), call.args[1]

@@ -92,22 +92,27 @@ class RunFolder:
 
     @property
     def name(self) -> str:
+        """The folder's own, such as ``detr-001``."""
         return self.path.name
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def last_checkpoint(self) -> Path:
+        """Of the last step that was saved."""
         return self.checkpoints / "last.ckpt"
 
     @property
     def best_checkpoint(self) -> Path:
+        """Best by the task's ``monitor``."""
         return self.checkpoints / "best.ckpt"
 
     @property
     def best_loss_checkpoint(self) -> Path:
+        """Best by the task's ``loss_monitor``."""
         return self.checkpoints / "best_loss.ckpt"
 
     @property
@@ -126,66 +131,82 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
+        """Every setting."""
         return self.path / "config.yaml"
 
     @property
     def info(self) -> Path:
+        """Command, versions, machine and seed."""
         return self.path / "run.json"
 
     @property
     def classes(self) -> Path:
+        """Class names with the data's own ids."""
         return self.path / "classes.json"
 
     @property
     def metrics(self) -> Path:
+        """All numbers that were logged."""
         return self.path / "metrics.csv"
 
     @property
     def verdicts(self) -> Path:
+        """What was found out about the run."""
         return self.path / "verdicts.json"
 
     @property
     def curves(self) -> Path:
+        """Loss, metric and learning rate over steps."""
         return self.path / "curves.png"
 
     @property
     def batch_picture(self) -> Path:
+        """The first training batch."""
         return self.path / "batch.png"
 
     @property
     def confusion_picture(self) -> Path:
+        """True over predicted classes."""
         return self.path / "confusion.png"
 
     @property
     def precision_recall_picture(self) -> Path:
+        """Precision over recall."""
         return self.path / "pr_curves.png"
 
     @property
     def reliability_picture(self) -> Path:
+        """How far probabilities can be trusted."""
         return self.path / "reliability.png"
 
     @property
     def per_class_picture(self) -> Path:
+        """Quality of each class, as bars."""
         return self.path / "per_class.png"
 
     @property
     def scatter_picture(self) -> Path:
+        """Predicted over true numbers."""
         return self.path / "scatter.png"
 
     @property
     def mistakes_picture(self) -> Path:
+        """The most confident mistakes."""
         return self.path / "mistakes.png"
 
     @property
     def predictions(self) -> Path:
+        """Folder of the prediction sheets."""
         return self.path / "predictions"
 
     @property
     def best_weights(self) -> Path:
+        """Weights of the best checkpoint alone."""
         return self.path / "best.safetensors"
 
     @property
     def model_card(self) -> Path:
+        """Data, classes, metrics, versions, and how to load it."""
         return self.path / "MODEL_CARD.md"
 
     def prediction_picture(self, epoch: int) -> Path:

@@ -129,10 +129,12 @@ class ImageResults:
 
     @property
     def csv_file(self) -> Path:
+        """One row an image."""
         return self.folder / "predictions.csv"
 
     @property
     def json_file(self) -> Path:
+        """The same as a list of objects."""
         return self.folder / "predictions.json"
 
     @property

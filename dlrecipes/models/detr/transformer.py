@@ -69,6 +69,7 @@ class ResidualLayer(nn.Module):
         return out
 
     def feed_forward(self, x: Tensor) -> Tensor:
+        """float [B, N, dim] → [B, N, dim], each cell or query for itself."""
         out: Tensor = self.linear2(self.dropout(self.linear1(x).relu()))
         return out
 
