@@ -4,8 +4,8 @@
 
     root/cat/*.jpg                      root/train/cat/*.jpg    root/val/cat/*.jpg    root/test/cat/*.jpg
 
-Folders within a class folder belong to that class. Hidden files and files that are no images by their suffix are left
-alone.
+Folders within a class folder belong to that class, and so do folders that it links to; one is read once in a class, and
+a link to a folder around it is not followed. Hidden files and files that are no images by their suffix are left alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from dlrecipes.data.records import Finding
 from dlrecipes.errors import UserError
 
 __all__ = ["find_folders", "read_folders"]
+
+_TOOLS = (".git", ".ipynb_checkpoints")  # whose images nobody takes for a class
 
 
 def find_folders(root: Path) -> dict[str, Path]:
@@ -78,7 +80,10 @@ def read_folders(root: Path, folders: dict[str, Path]) -> ImageSource:
         images = PathImages(path for paths in kept.values() for path in paths)
         splits[split] = ImageTable(images, labels.astype(np.int64))
     empty = sorted({name for by_class in found.values() for name in by_class if name not in label})
-    problems = tuple(Finding("folder without images (no class)", name) for name in empty)
+    problems = (
+        *(Finding("folder without images (no class)", name) for name in empty),
+        *(Finding("link to a folder that is read already (left out)", link) for link in _repeated(root, folders)),
+    )
     return ImageSource(
         root=str(root),
         format="folders",
@@ -100,11 +105,37 @@ def _class_folders(folder: Path) -> list[Path]:
 
 def _walk(folder: Path) -> Iterator[str]:
     """Image files in a folder and the folders within it, hidden ones left out."""
-    for parent, children, names in os.walk(folder, followlinks=True):
-        children[:] = sorted(c for c in children if not c.startswith((".", "__")))
-        for name in sorted(names):
+    for parent, names, _ in _folders(folder):
+        for name in names:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
                 yield os.path.join(parent, name)
+
+
+def _folders(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """A folder and those within it, each once: its path, its files, and links that would lead to one of them again.
+
+    A link to a folder around ``folder`` would bring the other classes under its name, and it again, without end.
+    """
+    top = os.path.realpath(folder)
+    entered = {top}
+    for parent, children, names in os.walk(folder, followlinks=True):
+        kept, repeated = [], []
+        for child in sorted(c for c in children if not c.startswith((".", "__"))):
+            path = os.path.join(parent, child)
+            real = os.path.realpath(path)
+            if real in entered or Path(top).is_relative_to(real):
+                repeated.append(path)
+            else:
+                entered.add(real)
+                kept.append(child)
+        children[:] = kept
+        yield parent, sorted(names), repeated
+
+
+def _repeated(root: Path, folders: dict[str, Path]) -> list[str]:
+    """Links to folders that are not followed, as they are shown."""
+    classes = [child for folder in folders.values() for child in _children(folder)]
+    return [shown(link, root) for folder in classes for _, _, links in _folders(folder) for link in links]
 
 
 def _refuse_loose_images(root: Path, folders: dict[str, Path]) -> None:
@@ -119,7 +150,7 @@ def _refuse_loose_images(root: Path, folders: dict[str, Path]) -> None:
 
 def _left_out(root: Path, folders: dict[str, Path]) -> list[str]:
     """Notes about what lies in ``root`` and is not read."""
-    notes = []
+    notes = _hidden_classes(root, folders)
     if "all" not in folders:
         unlabelled = [f for f in split_folders(root).values() if f not in folders.values() and next(_walk(f), None)]
         notes += [f"{f.name} holds images without class folders: it is left out" for f in unlabelled]
@@ -127,3 +158,13 @@ def _left_out(root: Path, folders: dict[str, Path]) -> list[str]:
         if others:
             notes.append(f"{', '.join(others[:5])}: not named after a split, left out")
     return notes
+
+
+def _hidden_classes(root: Path, folders: dict[str, Path]) -> list[str]:
+    """A note about folders that would be classes if their names did not begin with a dot or two underscores."""
+    hidden = (p for f in folders.values() for p in sorted(f.iterdir()) if p.is_dir() and p.name.startswith((".", "__")))
+    found = [shown(p, root) for p in hidden if p.name not in _TOOLS and files_with_suffix(p, *IMAGE_SUFFIXES)]
+    if not found:
+        return []
+    some = ", ".join(found[:5]) + (" ..." if len(found) > 5 else "")
+    return [f"hidden folders are left out, though they hold images: {some}; rename them if they are classes"]

@@ -117,3 +117,30 @@ def test_boxes_are_sent_to_the_other_recipe(tiny, layout):
     root = tiny.write(layout)
     with pytest.raises(UserError, match=r"holds boxes of objects, not labels .*: train with recipes/train_detr\.py"):
         read_images(root)
+
+
+def test_a_link_to_a_folder_around_it_is_not_followed(write):
+    root = write("cat/a.png", "cat/deep/b.png", "dog/c.png")
+    (root / "cat/around").symlink_to("..")
+    (root / "cat/itself").symlink_to(".")
+    (root / "cat/deep/up").symlink_to(root / "cat")
+    (root / "cat/twice").symlink_to("deep")
+    (root / "elsewhere").mkdir()
+    source = read_images(root)
+    assert _rows(source) == {"all": {"cat/a.png": "cat", "cat/deep/b.png": "cat", "dog/c.png": "dog"}}
+    links = [finding.where for finding in source.problems if finding.kind.startswith("link to a folder")]
+    assert links == ["cat/around", "cat/itself", "cat/twice", "cat/deep/up"]
+
+
+def test_a_folder_elsewhere_that_a_class_links_to_is_read(write, tmp_path_factory, image_writer):
+    store = tmp_path_factory.mktemp("store")
+    image_writer(store / "x.png", (8, 8), 7)
+    root = write("cat/a.png", "dog/c.png")
+    (root / "dog/more").symlink_to(store)
+    assert _rows(read_images(root))["all"]["dog/more/x.png"] == "dog"
+
+
+def test_hidden_folders_with_images_are_told(write):
+    notes = read_images(write("cat/a.png", "dog/b.png", ".mouse/c.png", ".ipynb_checkpoints/d.png")).notes
+    assert any(note.startswith("hidden folders are left out, though they hold images: .mouse;") for note in notes)
+    assert "checkpoints" not in " ".join(notes)
