@@ -17,6 +17,7 @@ from dlrecipes.cli.environment import import_from_here
 from dlrecipes.cli.predict_detection import detection_loader, write_detections
 from dlrecipes.cli.predict_images import image_loader, write_labels
 from dlrecipes.data.pixel_check import PixelCheck
+from dlrecipes.data.predict import check_images, find_images
 from dlrecipes.errors import UserError
 from dlrecipes.parts import import_object
 from dlrecipes.runs.folder import RunFolder
@@ -65,7 +66,9 @@ def predict(
     if task.info is None:
         raise UserError(f"{checkpoint} does not know its classes: it was saved before training began.")
     detector = task.info.task == "detection"
-    loader = (detection_loader if detector else image_loader)(images, task.info, batch_size or (8 if detector else 64))
+    files = find_images(images)
+    orientations = check_images(files)
+    loader = (detection_loader if detector else image_loader)(files, task.info, batch_size or (8 if detector else 64))
     folder = _make_folder(Path(output) if output is not None else None, home)
     ood_file = home / OOD_FILE
     scorer = OODScorer.load(ood_file, device) if task.info.task == "classification" and ood_file.is_file() else None
@@ -73,7 +76,7 @@ def predict(
     found = _predictions(task, loader, device, scorer, pixels)
     try:
         if detector:
-            lines = write_detections(found, task.info, threshold, folder)
+            lines = write_detections(found, task.info, threshold, folder, orientations)
         else:
             lines = write_labels(found, task.info, threshold, folder, with_ood=scorer is not None)
     except OSError as error:

@@ -22,7 +22,7 @@ __all__ = ["coco_results", "detection_loader", "image_ids", "picture_names", "wr
 _PICTURE_SIDES = (512, 1600)  # pixels of the longer side, so that labels can be read and files stay small
 
 
-def detection_loader(images: str | Path, info: DataInfo, batch_size: int) -> DataLoader[Any]:
+def detection_loader(images: Sequence[str], info: DataInfo, batch_size: int) -> DataLoader[Any]:
     """Batches of the images; see `dlrecipes.data.predict.predict_loader`."""
     return predict_loader(images, info, batch_size=batch_size)
 
@@ -32,6 +32,7 @@ def write_detections(
     info: DataInfo,
     threshold: float,
     folder: Path,
+    orientations: Sequence[int] = (),
 ) -> list[str]:
     """Write ``predictions.json`` (COCO results) and ``pictures/NAME.png``.
 
@@ -40,6 +41,7 @@ def write_detections(
         info: of the run.
         threshold: lowest score that is kept.
         folder: to write to; ``pictures`` is in it.
+        orientations: EXIF orientation of each image, for a note.
 
     Returns:
         What to print.
@@ -54,8 +56,27 @@ def write_detections(
     (folder / "predictions.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return [
         f"{counted(len(results), 'object')} with a score of at least {threshold:g} in {counted(len(found), 'image')}",
-        f"  {folder / 'predictions.json'}",
+        f"  {folder / 'predictions.json'}, where image_id {_numbering(ids)}",
         f"  {folder / 'pictures'}",
+        *_turned([path for path, _ in found], orientations),
+    ]
+
+
+def _numbering(ids: Sequence[int]) -> str:
+    """What the ids are, which COCO's own tools compare with those of the annotations."""
+    if list(ids) == list(range(len(ids))):
+        return "counts the images in order of name; file_name tells which"
+    return "is the number that names the file"
+
+
+def _turned(paths: Sequence[str], orientations: Sequence[int]) -> list[str]:
+    """A note on images that other programs show turned."""
+    turned = [path for path, orientation in zip(paths, orientations, strict=False) if orientation != 1]
+    if not turned:
+        return []
+    return [
+        f"{counted(len(turned), 'image')} with an EXIF rotation, which is not applied, as in training ({turned[0]}): "
+        "boxes are in the pixels of the picture as it is stored; where training pictures were upright, save these so."
     ]
 
 

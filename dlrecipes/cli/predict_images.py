@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ _SHOWN = 10  # classes in the printed summary
 _STRANGE = 0.05  # what a share of .05 of usual images has at most
 
 
-def image_loader(images: str | Path, info: DataInfo, batch_size: int) -> DataLoader[Any]:
+def image_loader(images: Sequence[str], info: DataInfo, batch_size: int) -> DataLoader[Any]:
     """Batches of the images, resized and cropped as in the run's evaluation."""
     return image_predict_loader(images, info, batch_size=batch_size)
 

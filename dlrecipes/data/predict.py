@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import track
 from torch.utils.data import DataLoader
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.data.collate import collate_detection
 from dlrecipes.data.dataset import PredictImages
+from dlrecipes.data.images import decode_image
 from dlrecipes.data.layout import IMAGE_SUFFIXES
 from dlrecipes.data.sampler import EpochSampler
 from dlrecipes.data.transforms import eval_transform
 from dlrecipes.errors import UserError
 
-__all__ = ["find_images", "predict_loader"]
+__all__ = ["check_images", "find_images", "predict_loader"]
 
 
 def find_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
@@ -46,6 +51,38 @@ def _is_image(path: Path, folder: Path) -> bool:
     """By its suffix; what is hidden is left out, as in training: ``._photo.jpg`` of an archive is no picture."""
     hidden = any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+
+
+def check_images(paths: Sequence[str]) -> list[int]:
+    """Decode every image completely, before hours of work are lost at one that is cut off.
+
+    Args:
+        paths: from `find_images`.
+
+    Returns:
+        The EXIF orientation of each, 1 if none.
+
+    Raises:
+        UserError: naming the first that cannot be decoded, and how many.
+    """
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
+        checked = pool.map(_orientation, paths)
+        silent = not console.is_terminal
+        found = list(track(checked, "Checking images", len(paths), console=console, transient=True, disable=silent))
+    broken = [answer for answer in found if isinstance(answer, str)]
+    if broken:
+        more = f" ({len(broken) - 1} more like it)" if len(broken) > 1 else ""
+        raise UserError(f"{broken[0].rstrip('.')}{more}; replace it or move it away.")
+    return [answer for answer in found if isinstance(answer, int)]
+
+
+def _orientation(path: str) -> int | str:
+    """EXIF orientation, or why there is none."""
+    try:
+        return decode_image(path)[1]
+    except UserError as error:
+        return str(error)
 
 
 def predict_loader(

@@ -8,10 +8,12 @@ from types import ModuleType
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_runs import CATEGORIES, Outcome, assert_refused, call, rows, write_coco
 
 from dlrecipes.cli.commands import main as dlrecipes_command
+from dlrecipes.data.images import EXIF_ORIENTATION
 from dlrecipes.tasks import DetectionTask
 
 Trained = tuple[Path, Outcome]
@@ -170,6 +172,36 @@ def test_predict_writes_coco_results_and_pictures(trained: Trained, coco: Path, 
     assert all(row["bbox"][2] > 0 and row["bbox"][3] > 0 for row in results)
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 4
     assert str(tmp_path) in outcome.out
+
+
+def test_predict_looks_at_all_images_before_it_begins(trained: Trained, coco: Path, tmp_path: Path) -> None:
+    images = shutil.copytree(coco / "test", tmp_path / "images")
+    whole = (images / "test_2.png").read_bytes()
+    for name in ("test_2.png", "test_3.png"):
+        (images / name).write_bytes(whole[: len(whole) // 2])
+    argv = ["predict", trained[0], images, "--output", tmp_path / "out"]
+    outcome = call(dlrecipes_command, *argv)
+    assert_refused(outcome, "test_2.png cannot be decoded")
+    assert "(1 more like it); replace it or move it away." in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_predict_says_what_ids_and_pixels_mean(trained: Trained, coco: Path, tmp_path: Path) -> None:
+    images = shutil.copytree(coco / "test", tmp_path / "images")
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    Image.open(images / "test_1.png").save(images / "test_1.png", exif=exif)
+    outcome = call(dlrecipes_command, "predict", trained[0], images, "--output", tmp_path / "out")
+    assert "where image_id counts the images in order of name; file_name tells which" in outcome.out
+    assert (
+        f"1 image with an EXIF rotation, which is not applied, as in training ({images / 'test_1.png'})" in outcome.out
+    )
+    numbered = tmp_path / "numbered"
+    numbered.mkdir()
+    shutil.copy(images / "test_0.png", numbered / "000000397133.png")
+    outcome = call(dlrecipes_command, "predict", trained[0], numbered, "--output", tmp_path / "out2")
+    assert "where image_id is the number that names the file" in outcome.out
+    assert "EXIF" not in outcome.out
 
 
 def test_predict_numbers_its_folders(trained: Trained, coco: Path, tmp_path: Path) -> None:
