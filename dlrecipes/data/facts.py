@@ -11,7 +11,7 @@ from dlrecipes.data.image_facts import pixel_statistics
 from dlrecipes.data.images import read_image
 from dlrecipes.data.records import DetectionSource
 from dlrecipes.data.scenes import CLASSES, MAX_OBJECTS, DigitScenes
-from dlrecipes.data.split import split_by_seed
+from dlrecipes.data.split import missing_parts, split_by_seed
 from dlrecipes.errors import UserError
 
 __all__ = ["files_info", "scenes_info", "scenes_report", "with_splits"]
@@ -32,14 +32,9 @@ def with_splits(
     Raises:
         UserError: if a name that is not the default one does not exist.
     """
-    train, val, test = names
-    for name, default in ((train, "train"), (val, "val"), (test, "test")):
-        if name != default and name not in source.splits:
-            raise UserError(f"{source.root} has no split {name!r}, only {', '.join(source.splits)}: choose of these.")
-    if not {train, val} <= set(source.splits):
-        named = {"train", "trainval", "test"} & set(source.splits)
-        rest = 0.0 if named else val_fraction
-        source = split_by_seed(source, seed, (1.0 - val_fraction - rest, val_fraction, rest))
+    fractions = missing_parts(source.root, source.splits, names, val_fraction)
+    if fractions is not None:
+        source = split_by_seed(source, seed, fractions)
     return replace(source, splits={name: source.splits[name] for name in names if name in source.splits})
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "Kept",
     "choose_window",
     "crop",
+    "flip_half",
     "longest_side",
     "mirror",
     "resize",
@@ -54,6 +55,17 @@ def turn_over(image: Image, boxes: Boxes) -> tuple[Image, Boxes]:
     turned = boxes.copy()
     turned[:, 1], turned[:, 3] = height - boxes[:, 3], height - boxes[:, 1]
     return np.ascontiguousarray(image[::-1]), turned
+
+
+def flip_half(
+    image: Image, boxes: Boxes, rng: np.random.Generator, *, sideways: bool, upside_down: bool
+) -> tuple[Image, Boxes]:
+    """Mirror every other picture and turn every other one over, as far as that is allowed; what is not is not drawn."""
+    if sideways and rng.random() < 0.5:
+        image, boxes = mirror(image, boxes)
+    if upside_down and rng.random() < 0.5:
+        image, boxes = turn_over(image, boxes)
+    return image, boxes
 
 
 def crop(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.data.image_source import ImageSource, ImageTable
+from dlrecipes.data.split import missing_parts
 from dlrecipes.data.split_images import split_images
 from dlrecipes.errors import UserError
 
@@ -55,13 +56,10 @@ def with_image_splits(
     Raises:
         UserError: if a name that is not the default one does not exist, or too few images are there to divide.
     """
-    train, val, test = names
-    for name, default in ((train, "train"), (val, "val"), (test, "test")):
-        if name != default and name not in source.splits:
-            raise UserError(f"{source.root} has no split {name!r}, only {', '.join(source.splits)}: choose of these.")
-    if not {train, val} <= set(source.splits):
-        rest = 0.0 if {"train", "trainval", "test"} & set(source.splits) else val_fraction
-        source = split_images(source, seed, (1.0 - val_fraction - rest, val_fraction, rest))
+    train, val, _ = names
+    fractions = missing_parts(source.root, source.splits, names, val_fraction)
+    if fractions is not None:
+        source = split_images(source, seed, fractions)
         if len(source.splits[train]) and not len(source.splits[val]):
             raise UserError(
                 f"{source.root}: none of the {len(source.splits[train])} images can be held out to validate on, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dlrecipes.data.records import DetectionRecord, DetectionSource
 from dlrecipes.errors import UserError
 
-__all__ = ["iterative_stratification", "plan_split", "split_by_seed", "split_note"]
+__all__ = ["iterative_stratification", "missing_parts", "plan_split", "split_by_seed", "split_note"]
 
 
 def split_by_seed(
@@ -51,6 +51,29 @@ def split_by_seed(
     note = split_note(pool, seed, {name: len(part) for name, part in made.items()})
     notes = (*(n for n in source.notes if n != "no split is given"), note)
     return replace(source, splits={**made, **splits}, notes=notes)
+
+
+def missing_parts(
+    root: str, splits: Collection[str], names: tuple[str, str, str], val_fraction: float
+) -> tuple[float, float, float] | None:
+    """Fractions to divide data by, by the rules of `split_by_seed`; None: it has a split to train and one to validate.
+
+    Args:
+        root: for the message.
+        splits: that there are.
+        names: of the splits to train, validate and test on, as they were asked for.
+        val_fraction: part to validate on; as much is tested on where no split is named as one of the usual three.
+
+    Raises:
+        UserError: if a name that is not the default one does not exist.
+    """
+    for name, default in zip(names, ("train", "val", "test"), strict=True):
+        if name != default and name not in splits:
+            raise UserError(f"{root} has no split {name!r}, only {', '.join(splits)}: choose of these.")
+    if {*names[:2]} <= {*splits}:
+        return None
+    rest = 0.0 if {"train", "trainval", "test"} & {*splits} else val_fraction
+    return 1.0 - val_fraction - rest, val_fraction, rest
 
 
 def plan_split(

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrecipes.data.geometry import Boxes, Image, Kept, crop, longest_side, mirror, resize, shortest_side, turn_over
+from dlrecipes.data.geometry import Boxes, Image, Kept, crop, flip_half, longest_side, resize, shortest_side
 from dlrecipes.data.strong import StrongAugment, import_albumentations
 from dlrecipes.errors import UserError
 
@@ -104,10 +104,7 @@ class LightAugment:
     def __call__(self, image: Image, boxes: Boxes, labels: NDArray[np.int64], seed: int) -> tuple[Image, Boxes, Kept]:
         rng = np.random.default_rng(seed)
         kept = np.arange(len(boxes))
-        if self.flip and rng.random() < 0.5:
-            image, boxes = mirror(image, boxes)
-        if self.turn and rng.random() < 0.5:
-            image, boxes = turn_over(image, boxes)
+        image, boxes = flip_half(image, boxes, rng, sideways=self.flip, upside_down=self.turn)
         if rng.random() < 0.5:
             image, boxes, kept = self._zoom(image, boxes, rng)
         image, boxes = resize(image, boxes, *longest_side(image.shape, self.size))
@@ -149,10 +146,7 @@ class PaperAugment:
     def __call__(self, image: Image, boxes: Boxes, labels: NDArray[np.int64], seed: int) -> tuple[Image, Boxes, Kept]:
         rng = np.random.default_rng(seed)
         kept = np.arange(len(boxes))
-        if self.flip and rng.random() < 0.5:
-            image, boxes = mirror(image, boxes)
-        if self.turn and rng.random() < 0.5:
-            image, boxes = turn_over(image, boxes)
+        image, boxes = flip_half(image, boxes, rng, sideways=self.flip, upside_down=self.turn)
         if rng.random() < 0.5:
             side = int(rng.choice((400, 500, 600)))
             # The paper's code leaves the longer side free here.

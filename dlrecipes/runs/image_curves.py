@@ -86,16 +86,7 @@ class ImageCurves(Callback):
         if trainer.state.fn == TrainerFn.VALIDATING:  # not the validations of a fit
             self._begin(trainer, pl_module)
 
-    def on_validation_batch_end(  # type: ignore[override]  # as above
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: ImageOutput,
-        batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._add(outputs, batch, dataloader_idx)
+    on_validation_batch_end = on_test_batch_end  # type: ignore[assignment]  # as above
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer, "val")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlrecipes.data.records import DetectionSource, make_record
-from dlrecipes.data.split import iterative_stratification, split_by_seed
+from dlrecipes.data.split import iterative_stratification, missing_parts, split_by_seed
 from dlrecipes.errors import UserError
 
 
@@ -132,3 +132,24 @@ def test_sizes_are_exact_and_no_part_is_left_empty(n, c, seed, weights):
     # each within one image of the wish, but for images given to parts that would be empty
     wish = n * np.array(weights) / sum(weights)
     assert (counts - wish).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("splits", "fractions"),
+    [
+        (("train", "val"), None),
+        (("all",), (0.5, 0.25, 0.25)),
+        (("trainval",), (0.75, 0.25, 0.0)),
+        (("train", "test"), (0.75, 0.25, 0.0)),
+        (("test",), (0.75, 0.25, 0.0)),
+    ],
+)
+def test_what_is_missing_is_made_in_the_place_of_nothing_that_is_named(splits, fractions):
+    assert missing_parts("/d", splits, ("train", "val", "test"), 0.25) == fractions
+
+
+def test_a_split_that_was_asked_for_by_name_must_be_there():
+    with pytest.raises(UserError) as caught:
+        missing_parts("/d", ("train", "val"), ("train", "valid", "test"), 0.25)
+    assert str(caught.value) == "/d has no split 'valid', only train, val: choose of these."
+    assert missing_parts("/d", ("one", "two"), ("one", "two", "test"), 0.25) is None

@@ -11,9 +11,11 @@ from torch import Tensor
 from dlrecipes.functional.losses.reduce import reduce_loss, upcast
 
 __all__ = [
+    "along_classes",
     "as_distribution",
     "average_weight",
     "class_mass",
+    "per_class",
     "prepare_class_weight",
     "prepare_classes",
     "reduce_classes",
@@ -43,17 +45,29 @@ def prepare_classes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
+def per_class(name: str, values: Tensor, logits: Tensor) -> Tensor:
+    """Numbers of the classes, [C], with the logits' dtype and device.
+
+    Raises:
+        ValueError: not one number a class, naming the argument.
+    """
+    if values.shape != logits.shape[1:2]:
+        raise ValueError(f"{name} has shape {list(values.shape)}: give one number a class, {list(logits.shape[1:2])}")
+    return values.to(logits)
+
+
+def along_classes(values: Tensor, like: Tensor) -> Tensor:
+    """Numbers of the classes, [C], in a shape that multiplies or adds to [B, C, ...]."""
+    return values.reshape(-1, *[1] * (like.dim() - 2))
+
+
 def prepare_class_weight(weight: Tensor | None, logits: Tensor) -> Tensor | None:
     """Class weights with the logits' dtype and device.
 
     Raises:
         ValueError: not one weight a class.
     """
-    if weight is None:
-        return None
-    if weight.shape != logits.shape[1:2]:
-        raise ValueError(f"weight has shape {list(weight.shape)}: give one weight a class, {list(logits.shape[1:2])}")
-    return weight.to(logits)
+    return None if weight is None else per_class("weight", weight, logits)
 
 
 def class_mass(logits: Tensor, targets: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor | None:
@@ -70,7 +84,7 @@ def average_weight(targets: Tensor, weight: Tensor) -> Tensor:
     """The average of class weights [C] under probabilities [B, C, ...] → [B, ...]; no product of matrices, which
     autocast would do in half precision.
     """
-    return (targets * weight.reshape(-1, *[1] * (targets.dim() - 2))).sum(1)
+    return (targets * along_classes(weight, targets)).sum(1)
 
 
 def _label_mass(logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
@@ -118,6 +132,6 @@ def reduce_classes(
         return reduce_loss(cost(log_p.gather(1, index).squeeze(1)) * mass, reduction, sample_weight, mass=mass)
     weighted = as_distribution(logits, targets, label_smoothing=label_smoothing, ignore_index=ignore_index)
     if weight is not None:
-        weighted = weighted * weight.reshape(-1, *[1] * (logits.dim() - 2))
+        weighted = weighted * along_classes(weight, logits)
     loss = (weighted * cost(log_p)).sum(1)
     return reduce_loss(loss, reduction, sample_weight, mass=class_mass(logits, targets, weight, ignore_index))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlrecipes.functional.losses.classes import as_distribution, class_mass, prepare_classes
+from dlrecipes.functional.losses.classes import along_classes, as_distribution, class_mass, per_class, prepare_classes
 from dlrecipes.functional.losses.reduce import reduce_loss
 
 __all__ = ["SmoothingShape", "label_aware_smoothing", "label_aware_smoothing_loss"]
@@ -90,11 +90,7 @@ def label_aware_smoothing_loss(
         tensor([0.5269, 0.1269])
     """
     logits, targets = prepare_classes(logits, targets)
-    if smoothing.shape != logits.shape[1:2]:
-        raise ValueError(
-            f"smoothing has shape {list(smoothing.shape)}: give one number a class, {list(logits.shape[1:2])}"
-        )
-    epsilon = smoothing.to(logits).reshape(-1, *[1] * (logits.dim() - 2))
+    epsilon = along_classes(per_class("smoothing", smoothing, logits), logits)
     y = as_distribution(logits, targets, ignore_index=ignore_index)
     y = y * (1 - epsilon) + (y * epsilon).sum(1, keepdim=True) / max(logits.shape[1], 1)
     loss = -(y * F.log_softmax(logits, dim=1)).sum(1)

@@ -5,23 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dlrecipes.functional.losses.classes import prepare_classes
+from dlrecipes.functional.losses.classes import along_classes, per_class, prepare_classes
 from dlrecipes.functional.losses.classification import cross_entropy
 from dlrecipes.functional.losses.reduce import upcast
 
 __all__ = ["logit_adjusted_cross_entropy", "post_hoc_logit_adjustment", "vector_scaling_loss"]
 
 
-def _check_per_class(values: Tensor, logits: Tensor, name: str) -> None:
-    if values.shape != logits.shape[1:2]:
-        raise ValueError(f"{name} has shape {list(values.shape)}: give one number a class, {list(logits.shape[1:2])}")
-
-
 def _log_prior(prior: Tensor, logits: Tensor, name: str = "prior") -> Tensor:
     """Log frequencies, up to a constant, in a shape that adds to the logits [B, C, ...]."""
-    _check_per_class(prior, logits, name)
-    log_prior = prior.to(logits).clamp(min=torch.finfo(logits.dtype).tiny).log()
-    return log_prior.reshape(-1, *[1] * (logits.dim() - 2))
+    log_prior = per_class(name, prior, logits).clamp(min=torch.finfo(logits.dtype).tiny).log()
+    return along_classes(log_prior, logits)
 
 
 def logit_adjusted_cross_entropy(
@@ -146,9 +140,8 @@ def vector_scaling_loss(
         tensor(0.3133)
     """
     logits, targets = prepare_classes(logits, targets)
-    _check_per_class(counts, logits, "counts")
-    counts = counts.to(logits)
-    scale = (counts / counts.max()).pow(gamma).reshape(-1, *[1] * (logits.dim() - 2))
+    counts = per_class("counts", counts, logits)
+    scale = along_classes((counts / counts.max()).pow(gamma), logits)
     return logit_adjusted_cross_entropy(
         scale * logits,
         targets,

@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlrecipes.functional.losses.classes import as_distribution, class_mass, prepare_class_weight, prepare_classes
+from dlrecipes.functional.losses.classes import (
+    along_classes,
+    as_distribution,
+    class_mass,
+    per_class,
+    prepare_class_weight,
+    prepare_classes,
+)
 from dlrecipes.functional.losses.classification import cross_entropy
 from dlrecipes.functional.losses.reduce import reduce_loss
 
@@ -82,9 +89,7 @@ def ldam_loss(
         tensor(0.6931)
     """
     logits, targets = prepare_classes(logits, targets)
-    if counts.shape != logits.shape[1:2]:
-        raise ValueError(f"counts has shape {list(counts.shape)}: give one number a class, {list(logits.shape[1:2])}")
-    margins = ldam_margins(counts.to(logits), max_margin).reshape(-1, *[1] * (logits.dim() - 2))
+    margins = along_classes(ldam_margins(per_class("counts", counts, logits), max_margin), logits)
     costs = F.softplus(_log_sum_of_others(scale * logits) - scale * (logits - margins))
     return _reduce_costs(
         costs,
@@ -122,7 +127,7 @@ def _reduce_costs(
     """Reduce what each class would cost if it were the label, [B, C, ...], by the target distribution."""
     y = as_distribution(costs, targets, label_smoothing=label_smoothing, ignore_index=ignore_index)
     if weight is not None:
-        y = y * weight.reshape(-1, *[1] * (costs.dim() - 2))
+        y = y * along_classes(weight, costs)
     return reduce_loss(
         (y * costs).sum(1), reduction, sample_weight, mass=class_mass(costs, targets, weight, ignore_index)
     )
@@ -174,9 +179,7 @@ def seesaw_loss(
         tensor(0.6931)
     """
     logits, targets = prepare_classes(logits, targets)
-    if counts.shape != logits.shape[1:2]:
-        raise ValueError(f"counts has shape {list(counts.shape)}: give one number a class, {list(logits.shape[1:2])}")
-    log_n = counts.to(logits).clamp(min=1).log()
+    log_n = per_class("counts", counts, logits).clamp(min=1).log()
     z = logits.movedim(1, -1)
     log_p = F.log_softmax(z.detach(), dim=-1)
     floor = log_p.clamp(min=math.log(eps))
