@@ -32,6 +32,17 @@ OWN_FLAGS = (
     *("--checkpoint_every_n_steps", "--checkpoint_every_n_minutes", "--overfit", "--steps_needed"),
 )
 
+_OTHER_NAMES = {  # as other programs call it -> ours
+    **dict.fromkeys(("learning_rate", "base_lr", "lr0"), "--lr"),
+    **dict.fromkeys(("batch", "bs", "batchsize"), "--batch_size"),
+    **dict.fromkeys(("imgsz", "img_size", "input_size", "resolution"), "--image_size"),
+    **dict.fromkeys(("arch", "backbone", "model_name"), "--variant"),
+    **dict.fromkeys(("gpus", "gpu", "nproc_per_node"), "--devices"),
+    **dict.fromkeys(("max_epoch", "num_epochs", "n_epochs"), "--epochs"),
+    **dict.fromkeys(("data_dir", "data_path", "dataset", "root"), "--data"),
+    **dict.fromkeys(("out", "out_dir", "output_dir", "save_dir", "logdir"), "--output"),
+    **dict.fromkeys(("patience", "early_stopping"), "--early_stop"),
+}
 _DATA = {"--data.path", "--data.init_args.path", "--data.class_path"}
 _SWITCHES = {"--debug", "-h", "--help", "--help_all", "--print_config"}
 
@@ -173,11 +184,13 @@ def _situation(typed: Sequence[str], named: Sequence[str], configs: Sequence[Pat
 def suggest(flag: str, known: Iterable[str]) -> str:
     """``" Did you mean --epochs?"`` for the known flag closest to ``flag``, or ``""`` if none is close.
 
-    >>> suggest("--epoch", ["--epochs", "--data"])
-    ' Did you mean --epochs?'
+    >>> suggest("--epoch", ["--epochs", "--data"]), suggest("--learning_rate", ["--lr", "--data"])
+    (' Did you mean --epochs?', ' Did you mean --lr?')
     """
     known = sorted(set(known))
-    close = difflib.get_close_matches(flag, known, n=1, cutoff=0.6)
+    close = [name for name in (_OTHER_NAMES.get(flag.lstrip("-").replace("-", "_")),) if name in known]
+    close = close or [name for name in known if flag.strip("-") and name.startswith(f"{flag}_")]  # a name's beginning
+    close = close or difflib.get_close_matches(flag, known, n=1, cutoff=0.6)
     if not close:  # `--num_queries` for `--model.model.num_queries`: the right name without its namespace
         tail = flag.lstrip("-").rpartition(".")[2]
         close = [name for name in known if name.rpartition(".")[2] == tail][:1]

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
 from dlrecipes.cli.arguments import Arguments
-from dlrecipes.cli.epochs import estimate_epochs, steps_an_epoch
+from dlrecipes.cli.epochs import estimate_epochs, planned_devices, steps_an_epoch
 from dlrecipes.cli.overfit import FewImages, OverfitCheck, overfit_trainer
 from dlrecipes.cli.parser import RecipeCLI
 from dlrecipes.errors import DLRecipesError, UserError
 from dlrecipes.tasks import BaseTask
+from dlrecipes.trainer import uses_cuda
 
 __all__ = ["plan", "tell_parts"]
 
 
 def plan(cli: RecipeCLI, arguments: Arguments) -> OverfitCheck | None:
-    """Settle what depends on the number of images, and say so: the epochs, or the few images of ``--overfit``."""
+    """Settle what depends on the number of images, and say so: the epochs, or the few images of ``--overfit``.
+
+    Raises:
+        UserError: a run of no step, or of more processes than the machine can hold.
+    """
     trainer, choice = cli.config["trainer"], arguments.choice
+    _refuse(trainer)
     said = [] if choice is None else [f"Preset {' + '.join(choice.presets)}, since {choice.why}"]
     check = None
     if (images := cli.config["overfit"]) is not None:
@@ -40,6 +47,20 @@ def plan(cli: RecipeCLI, arguments: Arguments) -> OverfitCheck | None:
         text = "; ".join(said)
         print(f"{text[0].upper()}{text[1:]}.", flush=True)
     return check
+
+
+def _refuse(trainer: Mapping[str, Any]) -> None:
+    """Settings that Lightning takes: it would train nothing, or start 99 processes that fill the memory."""
+    for option, name in (("--epochs", "max_epochs"), ("--trainer.max_steps", "max_steps")):
+        if trainer[name] == 0:
+            raise UserError(f"{option} 0 trains nothing: give 1 or more.")
+    on_cpu = str(trainer["accelerator"]) in ("auto", "cpu") and not uses_cuda(str(trainer["accelerator"]))
+    cores, devices = os.cpu_count() or 1, planned_devices({**trainer, "num_nodes": 1})
+    if on_cpu and "WORLD_SIZE" not in os.environ and devices > max(2, cores):
+        raise UserError(
+            f"--devices {devices}: without a GPU each is a process, and {cores} CPU cores have no time or memory for "
+            f"more than {max(2, cores)}; take so many or fewer."
+        )
 
 
 def _set_trainer(cli: RecipeCLI, values: Mapping[str, Any]) -> None:

@@ -147,3 +147,17 @@ def test_presets_are_those_of_the_same_family(preset: Path) -> None:
     (preset.parent / "mixer.yaml").touch()
     assert preset_names(preset) == ["detr_fast", "detr_paper"]
     assert preset_names(preset.parent / "mixer.yaml") == ["mixer"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("--learning_rate", "--lr"), ("--learning-rate", "--lr"), ("--imgsz", "--image_size"), ("--bs", "--batch_size")],
+)
+def test_names_of_other_programs_are_understood(typed: str, meant: str) -> None:
+    known = ["--lr", "--image_size", "--batch_size", "--model.lr", "--data.batch_size"]
+    assert suggest(typed, known) == f" Did you mean {meant}?"
+    assert meant not in suggest(typed, ["--epochs"])
+
+
+def test_a_name_that_begins_as_typed_goes_before_one_that_looks_alike() -> None:
+    assert suggest("logit", ["list", "logit_adjust", "none"]) == " Did you mean logit_adjust?"
