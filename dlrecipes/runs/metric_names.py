@@ -46,12 +46,13 @@ _TITLES = {
     "accuracy_few": "accuracy, few images",
     "matched_iou": "IoU of matched boxes",
     "mae": "MAE",
+    "scaled_mae": "MAE in standard deviations",
     "rmse": "RMSE",
     "mse": "MSE",
     "r2": "R²",
 }
 _DETECTION = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
-_ERRORS = ("mae", "rmse", "mse", "nll", "balanced_nll", "loss")  # in units of their own; smaller is better
+_ERRORS = ("mae", "scaled_mae", "rmse", "mse", "nll", "balanced_nll", "loss")  # without an upper end; smaller is better
 
 
 def metric_title(name: str) -> str:

@@ -78,9 +78,9 @@ class BaseTask(L.LightningModule):
             that is no ``nn.Module``, an optimizer or schedule that is not named.
     """
 
-    monitor: ClassVar[str] = "val/loss"
-    monitor_mode: ClassVar[str] = "min"
-    headline: ClassVar[tuple[str, ...]] = ()
+    monitor: str = "val/loss"
+    monitor_mode: str = "min"
+    headline: tuple[str, ...] = ()
     overfit_goal: ClassVar[Mapping[str, float]] = {}
 
     @property

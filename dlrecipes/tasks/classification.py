@@ -39,9 +39,9 @@ class ClassificationTask(ImageTask):
 
     train_accuracy: MeanMetric
 
-    monitor: ClassVar[str] = "val/f1"
-    monitor_mode: ClassVar[str] = "max"
-    headline: ClassVar[tuple[str, ...]] = (
+    monitor: str = "val/f1"
+    monitor_mode: str = "max"
+    headline: tuple[str, ...] = (
         "accuracy",
         "map",
         "balanced_accuracy",

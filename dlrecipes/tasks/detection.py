@@ -44,9 +44,9 @@ class DetectionTask(BaseTask):
         >>> task = DetectionTask(DETR("test_resnet", pretrained_backbone=False), lr=1e-3)
     """
 
-    monitor: ClassVar[str] = "val/map"
-    monitor_mode: ClassVar[str] = "max"
-    headline: ClassVar[tuple[str, ...]] = ("map", "map_50", "map_75", "train/matched_iou")
+    monitor: str = "val/map"
+    monitor_mode: str = "max"
+    headline: tuple[str, ...] = ("map", "map_50", "map_75", "train/matched_iou")
     overfit_goal: ClassVar[Mapping[str, float]] = {"map_50": 0.9}
 
     def __init__(

@@ -165,7 +165,8 @@ class NegativeLogLikelihood(Metric):
 
 
 class RegressionScores(Metric):
-    """``mae``, ``rmse``, ``r2``, averaged over targets as scikit-learn does, and ``mae_target/NAME`` for several.
+    """``mae``, ``rmse``, ``r2``, averaged over targets as scikit-learn does; for several ``mae_target/NAME`` and
+    ``scaled_mae``, the mean of each target's MAE over its ``std``.
 
     Sums are over standardised values: in single precision the variance of years around 2000 would be lost. R² is that
     of scikit-learn also where a target never changes (1 if it is met, else 0), and NaN for fewer than two images.
@@ -212,5 +213,6 @@ class RegressionScores(Metric):
         r2 = r2.where(self.count > 1, torch.nan)
         result = {"mae": mae.mean(), "rmse": rmse.mean(), "r2": r2.mean()}
         if len(self.names) > 1:
+            result["scaled_mae"] = (self.absolute / self.count).mean()
             result |= {f"mae_target/{name}": value for name, value in zip(self.names, mae, strict=True)}
         return result

@@ -23,8 +23,9 @@ class RegressionTask(ImageTask):
 
     Network and loss work on targets that are standardised by the training split's mean and standard deviation, so that
     rates and loss parameters do not depend on the unit; ``train/loss`` and ``val/loss`` are in those units. Metrics
-    and predictions are in the data's own: ``mae``, ``rmse`` and ``r2``, averaged over targets, and
-    ``mae_target/NAME`` where there are several.
+    and predictions are in the data's own: ``mae``, ``rmse`` and ``r2``. Of several targets these are means, which mix
+    units. So there are ``mae_target/NAME`` as well, and ``scaled_mae``, in standard deviations of the training split,
+    which chooses the best checkpoint: it would otherwise be that of the target with the largest numbers.
 
     Arguments: see ``ImageTask``. The default loss is ``dlrecipes.losses.SmoothL1Loss``. A loss with
     ``outputs_per_target = k > 1`` gets the network's outputs as [B, T, k] and turns them into predictions [B, T] by its
@@ -35,9 +36,9 @@ class RegressionTask(ImageTask):
         >>> task = RegressionTask(network, nn.HuberLoss(), lr=1e-3)
     """
 
-    monitor: ClassVar[str] = "val/mae"
-    monitor_mode: ClassVar[str] = "min"
-    headline: ClassVar[tuple[str, ...]] = ("mae", "r2", "rmse")
+    monitor: str = "val/mae"
+    monitor_mode: str = "min"
+    headline: tuple[str, ...] = ("mae", "r2", "rmse")
     overfit_goal: ClassVar[Mapping[str, float]] = {"r2": 0.9}
 
     _target_mean: Tensor
@@ -71,6 +72,8 @@ class RegressionTask(ImageTask):
         std = torch.tensor(info.target_std or (1.0,) * count)
         self.register_buffer("_target_mean", torch.tensor(info.target_mean or (0.0,) * count), persistent=False)
         self.register_buffer("_target_std", std.where(std > 0, 1.0), persistent=False)  # one that never changes: 1
+        if count > 1:
+            self.monitor, self.headline = "val/scaled_mae", ("scaled_mae", "r2")
         super().bind(replace(info, outputs_per_target=int(getattr(self.loss, "outputs_per_target", 1))))
 
     def targets_for_loss(self, targets: Tensor) -> Tensor:

@@ -103,6 +103,7 @@ def test_numbers_equal_scikit_learn_far_from_zero() -> None:
     assert found["r2"].item() == pytest.approx(sk.r2_score(y, p), abs=1e-4)
     each = sk.mean_absolute_error(y, p, multioutput="raw_values")
     assert [found[f"mae_target/{n}"].item() for n in ("year", "price")] == pytest.approx(each, rel=1e-4)
+    assert found["scaled_mae"].item() == pytest.approx((each / [12.0, 0.03]).mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize(("values", "expected"), [([3.0, 3.0], 1.0), ([3.0, 4.0], 0.0), ([3.0], float("nan"))])

@@ -42,6 +42,7 @@ def test_learns_logs_and_reloads(tmp_path: Path) -> None:
     assert {f"val/{n}" for n in ("loss", "mae", "rmse", "r2", "mae_target/year", "mae_target/price")} <= set(metrics)
     assert metrics["val/r2"] > 0.9
     assert RegressionTask.monitor in metrics
+    assert task.monitor in metrics
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     again = RegressionTask.load_from_checkpoint(tmp_path / "x.ckpt")
     assert again.loss.delta == 2.0
@@ -90,3 +91,20 @@ def test_data_of_another_kind_is_refused() -> None:
     task.info = INFO["classification"]
     with pytest.raises(UserError, match=r"for classification: take dlrecipes\.tasks\.ClassificationTask"):
         task.configure_model()
+
+
+def test_of_several_targets_none_chooses_the_best_checkpoint_by_its_unit() -> None:
+    """A mean over years and prices is one of years; a single target is judged in its own unit."""
+    task = bound(nn.MSELoss())
+    assert (task.monitor, task.monitor_mode, task.headline) == ("val/scaled_mae", "min", ("scaled_mae", "r2"))
+    metric = task.configure_metrics(task.info)
+    years_off = torch.tensor([[2010.0, 5.0], [1990.0, 9.0]])
+    metric.update(years_off + torch.tensor([5.0, 0.0]), years_off)
+    years = metric.compute()["scaled_mae"]
+    metric.reset()
+    metric.update(years_off + torch.tensor([0.0, 2.0]), years_off)
+    prices = metric.compute()["scaled_mae"]
+    assert years.item() == pytest.approx(0.25)  # half a standard deviation of one of two
+    assert prices.item() == pytest.approx(0.5)
+    one = bound(nn.MSELoss(), target_names=("year",), target_mean=(2000.0,), target_std=(10.0,))
+    assert (one.monitor, one.headline) == ("val/mae", ("mae", "r2", "rmse"))
