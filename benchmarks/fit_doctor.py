@@ -95,6 +95,10 @@ class Setting:
 
 def tuned() -> list[Setting]:
     """On which the thresholds were set."""
+    return [*_first_tuned(), *_once_held_out(), *_fine_tuned()]
+
+
+def _first_tuned() -> list[Setting]:
     S, long, few = Setting, {"decay": 0.0, "epochs": 100}, {"decay": 0.0, "pixels": 0.3}
     return [
         S(illness=HEALTHY, schedule="cosine", epochs=30),
@@ -134,7 +138,13 @@ def tuned() -> list[Setting]:
         S(illness="label_noise", labels=0.3, val_labels=0.3, width=256, decay=0.0, epochs=80),
         S(illness="diverged", sgd=True, lr=30.0, decay=0.0, epochs=15, depth=3),
         S(illness="diverged", data="diabetes", depth=0, sgd=True, lr=1.0, decay=0.0, epochs=15),
-        # the first held-out set
+    ]
+
+
+def _once_held_out() -> list[Setting]:
+    """The first held-out set, until thresholds were set on it, too."""
+    S = Setting
+    return [
         S(illness=HEALTHY, width=96, depth=1, lr=2e-3, schedule="cosine", epochs=35),
         S(illness=HEALTHY, depth=3, sgd=True, lr=0.03, decay=1e-3, schedule="cosine", batch=32, epochs=25),
         S(illness=HEALTHY, cnn=True, width=12, lr=5e-3, schedule="cosine", epochs=25),
@@ -165,7 +175,12 @@ def tuned() -> list[Setting]:
         S(illness="label_noise", labels=0.3, val_labels=0.3, width=200, sgd=True, lr=0.08, decay=0.0, epochs=90),
         S(illness="diverged", sgd=True, lr=50.0, decay=0.0, epochs=15),
         S(illness="diverged", data="diabetes", depth=0, sgd=True, lr=2.0, decay=0.0, batch=50, epochs=12),
-        # fine-tuned
+    ]
+
+
+def _fine_tuned() -> list[Setting]:
+    S = Setting
+    return [
         S(illness=HEALTHY, before=15, lr=1e-3, schedule="cosine", epochs=15),
         S(illness=HEALTHY, before=10, lr=1e-3, schedule="warm", epochs=25),
         S(illness=HEALTHY, before=20, lr=1e-4, epochs=20),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,7 @@ def shift(
     Raises:
         UserError: images, a run or a value that cannot be used.
     """
-    if not 0 < alpha < 1:
-        raise UserError(f"--alpha must be between 0 and 1, got {alpha}.")
-    if limit < _FEWEST:
-        raise UserError(f"--limit must be at least {_FEWEST}, got {limit}.")
-    if seed < 0:
-        raise UserError(f"--seed must not be negative, got {seed}.")
+    _check_options(alpha, limit, seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = None if run is None else _task(run, device)
     trained = None if run is None or task is None else _trained(run, task)
@@ -109,20 +104,15 @@ def shift(
     for images in sides:
         if len(images.chosen) < _FEWEST:
             raise UserError(f"{images.path} holds {len(images.chosen)} images, and {_FEWEST} are needed to compare.")
-    if task is None or task.info is None:
-        view = _View(common_side(sides), 1.0, None, device)
-    else:
-        view = _View(task.info.image_size, task.info.crop_fraction, task, device)
+    view = _view(task, sides, device)
     found = [_measured(view, images, told) for images, told in zip(sides, ("Reference", "New images"), strict=True)]
-    classes = view.task.info.classes if view.task is not None and view.task.info is not None else ()
+    classes = () if task is None or task.info is None else task.info.classes
     labels = sides[0].labels_as(classes)
     if labels is not None and found[0].probabilities is not None:
         found[0] = replace(found[0], labels=labels)
     report = compare(found[0], found[1], alpha=alpha, seed=seed)
     entropy = _entropy(view, sides[1]) if report.shifted else None
     tried = remedies(report, found[0], found[1], entropy, seed=seed)
-    if tried.label_shift and report.harm is not None:  # transport takes old class shares for granted
-        report = replace(report, harm=report.harm.without_transport())
     steps = next_steps(report, tried, run=None if run is None else str(run), classes=classes)
     folder = _folder(output, run)
     try:
@@ -132,6 +122,22 @@ def shift(
         raise UserError(f"{folder} cannot be written ({error.strerror}): give another --output.") from error
     _print(results, written[0])
     return report
+
+
+def _check_options(alpha: float, limit: int, seed: int) -> None:
+    if not 0 < alpha < 1:
+        raise UserError(f"--alpha must be between 0 and 1, got {alpha}.")
+    if limit < _FEWEST:
+        raise UserError(f"--limit must be at least {_FEWEST}, got {limit}.")
+    if seed < 0:
+        raise UserError(f"--seed must not be negative, got {seed}.")
+
+
+def _view(task: BaseTask | None, sides: Sequence[ShiftImages], device: torch.device) -> _View:
+    """As the network's evaluation reads images; without one, whole and in a size that both sides have."""
+    if task is None or task.info is None:
+        return _View(common_side(sides), 1.0, None, device)
+    return _View(task.info.image_size, task.info.crop_fraction, task, device)
 
 
 def _task(run: str | Path, device: torch.device) -> BaseTask:

@@ -93,28 +93,11 @@ class Backbone(nn.Module):
         if pretrained == "package" and name != _LITE0:
             raise UserError(f"pretrained_backbone='package' has the weights of {_LITE0!r}, not of backbone {name!r}")
         hub = pretrained is True or pretrained == "hub"
-        try:
+        with _explained(name, args, hub=hub):
             if name in _OFFICIAL:
                 self._make_official(name, dilation, hub, max_stride)
             else:
                 self._make_timm(name, hub, max_stride, args or {})
-        except TypeError as error:
-            if not args or "unexpected keyword" not in str(error):
-                raise
-            raise UserError(
-                f"backbone {name!r} does not know all of backbone_args={args!r} ({error}): set "
-                "--model.model.backbone_args null, or arguments that it has"
-            ) from error
-        except (OSError, RuntimeError) as error:
-            if "Unknown model" in str(error):
-                raise UserError(f"backbone {name!r} is not a timm model: `timm.list_models()` names them") from error
-            if not hub:
-                raise
-            reason = error if isinstance(error, ConnectionError) else type(error).__name__
-            raise UserError(
-                f"the ImageNet weights of {name!r} could not be downloaded ({reason}): connect to the "
-                "network, or set pretrained_backbone=False to start from random weights"
-            ) from error
         self.normalisation = self._find_normalisation(name) if pretrained else None
         if pretrained == "package":
             self._load_package()
@@ -179,6 +162,30 @@ class Backbone(nn.Module):
         with self._masking(mask):
             features: list[Tensor] = self.body(images)
         return dict(zip(self.strides, features, strict=True))
+
+
+@contextmanager
+def _explained(name: str, args: dict[str, Any] | None, *, hub: bool) -> Iterator[None]:
+    """What timm and the hub raise, as one sentence."""
+    try:
+        yield
+    except TypeError as error:
+        if not args or "unexpected keyword" not in str(error):
+            raise
+        raise UserError(
+            f"backbone {name!r} does not know all of backbone_args={args!r} ({error}): set "
+            "--model.model.backbone_args null, or arguments that it has"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        if "Unknown model" in str(error):
+            raise UserError(f"backbone {name!r} is not a timm model: `timm.list_models()` names them") from error
+        if not hub:
+            raise
+        reason = error if isinstance(error, ConnectionError) else type(error).__name__
+        raise UserError(
+            f"the ImageNet weights of {name!r} could not be downloaded ({reason}): connect to the "
+            "network, or set pretrained_backbone=False to start from random weights"
+        ) from error
 
 
 def _leaves_stages_out(name: str, args: dict[str, Any], indices: dict[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,14 +148,8 @@ class DETR(nn.Module):
         )
         if self.learned:
             self._add_learned_queries()
-            return
-        strides = [] if cross_attention == "global" else sampled_strides(sample_stride)
-        widths = [hidden_dim if stride == self.feature_stride else channels[stride] for stride in strides]
-        self.box_queries = make_box_queries(init_args, self.class_outputs)
-        self.sampled_maps = SampledMaps(strides, widths, sample_channels, norm=feature_norm)
-        self.box_decoder = make_box_decoder(init_args, self.class_outputs)
-        if denoising:
-            self.denoising = make_denoising(init_args)
+        else:
+            self._add_box_queries(channels)
 
     def _add_learned_queries(self) -> None:
         """The paper's queries and heads, under their official names."""
@@ -168,6 +162,17 @@ class DETR(nn.Module):
             self.group_embed = nn.Embedding((args["query_groups"] - 1) * main, dim)
         if args["hybrid_queries"]:
             self.hybrid_embed = nn.Embedding(args["hybrid_queries"], dim)
+
+    def _add_box_queries(self, channels: Mapping[int, int]) -> None:
+        """Queries with boxes, and the maps that their decoder samples; channels of the backbone's maps by stride."""
+        args = self.init_args
+        strides = [] if args["cross_attention"] == "global" else sampled_strides(args["sample_stride"])
+        widths = [args["hidden_dim"] if stride == self.feature_stride else channels[stride] for stride in strides]
+        self.box_queries = make_box_queries(args, self.class_outputs)
+        self.sampled_maps = SampledMaps(strides, widths, args["sample_channels"], norm=args["feature_norm"])
+        self.box_decoder = make_box_decoder(args, self.class_outputs)
+        if args["denoising"]:
+            self.denoising = make_denoising(args)
 
     # ---- what others ask and set ----------------------------------------------------------------------------------
 
