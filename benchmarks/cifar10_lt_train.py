@@ -112,7 +112,7 @@ class Cifar10LT(ClassificationData):
         crop = DeviceAugment(augment, border="zero", seed=seed)
         self.epochs = WholeEpochs(torch.from_numpy(train[0]), torch.from_numpy(train[1]), crop)
 
-    def train_dataloader(self) -> WholeEpochs:  # type: ignore[override]
+    def train_dataloader(self) -> WholeEpochs:  # type: ignore[override]  # no DataLoader, but one to Lightning
         """The library's order of samples, in batches that are on the device already."""
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         return self.epochs.follow(super().train_dataloader(), device)

@@ -80,7 +80,7 @@ class Data(L.LightningDataModule):
         self.batches = batches
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]  # a list does
 
 
 def now() -> Times:
@@ -95,7 +95,7 @@ class HandWritten:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
         self.mean, self.std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (MEAN, STD))
-        self.loader = iter(DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+        self.loader = iter(DataLoader(batches, batch_size=None))  # type: ignore[arg-type]  # a list does
         self.total = torch.zeros(())
 
     def step(self) -> Tensor:

@@ -142,11 +142,15 @@ def _recorded(value: Any) -> Any:
 
 def _is_in_state(part: object, name: str, value: object) -> bool:
     """Whether the attribute is a parameter or a buffer, which the weights bring; without one, None is the argument."""
-    return value is not None and isinstance(part, nn.Module) and (name in part._parameters or name in part._buffers)
+    if value is None or not isinstance(part, nn.Module):
+        return False
+    own = (part.named_parameters, part.named_buffers)
+    return any(name == known for named in own for known, _ in named(recurse=False, remove_duplicate=False))
 
 
 def _is_container(cls: type) -> bool:
-    return any(cls.__init__ is base.__init__ for base in (nn.Sequential, nn.ModuleList, nn.ModuleDict))  # type: ignore[misc]
+    makers = {base.__init__ for base in (nn.Sequential, nn.ModuleList, nn.ModuleDict)}
+    return cls.__init__ in makers  # type: ignore[misc]  # a class's own, not an instance's
 
 
 def _same(value: object, default: object) -> bool:
@@ -216,7 +220,7 @@ def build_part(spec: dict[str, Any], *, base: type = nn.Module, trust: Sequence[
 def unknown_args(cls: type, spec: Mapping[str, Any]) -> list[str]:
     """Arguments that a class cannot be made without as it was: of those that were not recorded, the ones that it needs
     and the ones that were something else than their default."""
-    own = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    own = inspect.signature(cls.__init__).parameters  # type: ignore[misc]  # of a class
     lost = spec.get(_LOST, ())
     return [  # of what is handed on to a base, the class may give it some itself
         key

@@ -91,10 +91,10 @@ class FewImages(L.LightningDataModule):
         return self.data.on_after_batch_transfer(batch, dataloader_idx)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self._batches * self._repeats, batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(self._batches * self._repeats, batch_size=None)  # type: ignore[arg-type]  # a list does
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self._batches, batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(self._batches, batch_size=None)  # type: ignore[arg-type]  # a list does
 
 
 class OverfitCheck(Callback):
