@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from dlrecipes.errors import UserError
 from dlrecipes.shift.density_ratio import logistic_ratio
 from dlrecipes.shift.features import ShiftFeatures
-from dlrecipes.shift.report import ShiftReport, compare
+from dlrecipes.shift.report import ShiftReport
 from dlrecipes.shift.two_sample_classifier import c2st
 
 __all__ = ["Remedies", "next_steps", "remedies"]
 
-_FEWEST = 50  # reference images that must be left with the new class shares
 _LEAST_EFFICIENCY = 0.1  # as in density_ratio.importance_weights
 _MOST_APART = 0.95  # AUC of a classifier between old and new: beyond, hardly an old image looks like a new one
 _CLASSES = 5
@@ -29,15 +26,11 @@ class Remedies:
     """What was tried.
 
     Attributes:
-        label_shift: other class shares would explain all: a reference drawn with them is not told apart from the new
-            data, and one as large with the old shares is. None: not tried, since the predicted classes have not moved,
-            too few images are left to tell, or nothing is known of them.
         entropy: mean entropy of the network's answers as it is, and with batch norms adapted; None: it has none.
         efficiency: effective sample size of density-ratio weights by image properties, as a share of the reference.
         apart: AUC of a classifier that tells old from new images by these properties.
     """
 
-    label_shift: bool | None = None
     entropy: tuple[float, float] | None = None
     efficiency: float | None = None
     apart: float | None = None
@@ -62,7 +55,7 @@ def remedies(
     if not report.shifted:
         return Remedies()
     efficiency, apart = _coverage(reference, new, seed)
-    return Remedies(_explained_by_labels(report, reference, new, seed), entropy, efficiency, apart)
+    return Remedies(entropy, efficiency, apart)
 
 
 def _coverage(reference: ShiftFeatures, new: ShiftFeatures, seed: int) -> tuple[float | None, float | None]:
@@ -75,32 +68,6 @@ def _coverage(reference: ShiftFeatures, new: ShiftFeatures, seed: int) -> tuple[
         return None, None
     old, now = (side.properties[:, vary] / spread[vary] for side in (reference, new) if side.properties is not None)
     return logistic_ratio(old, now, seed=seed).efficiency, c2st(old, now, 1, seed).effect
-
-
-def _explained_by_labels(report: ShiftReport, reference: ShiftFeatures, new: ShiftFeatures, seed: int) -> bool | None:
-    """Whether reference images drawn with the estimated class shares are like the new ones, where others are not.
-
-    Fewer images see less: that as many images with the old shares are told apart shows that these would be, too.
-    """
-    moved = report.test("χ²")
-    if report.label_shift is None or reference.labels is None or moved is None or moved.p_value > report.alpha:
-        return None
-    weights = report.label_shift.weights[reference.labels.cpu().numpy()]
-    random = np.random.default_rng(seed)
-    kept = np.flatnonzero(random.random(len(weights)) * weights.max() < weights)  # rejection: no image comes twice
-    if len(kept) < _FEWEST:
-        return None
-
-    def told_apart(rows: NDArray[np.int64]) -> bool:
-        drawn = replace(reference.select(torch.from_numpy(rows)), labels=None)
-        return compare(drawn, new, alpha=report.alpha, permutations=200, seed=seed).shifted
-
-    try:
-        if told_apart(kept):
-            return False
-        return True if told_apart(random.permutation(len(weights))[: len(kept)]) else None
-    except UserError:
-        return None
 
 
 def next_steps(report: ShiftReport, tried: Remedies, *, run: str | None, classes: Sequence[str] = ()) -> list[str]:
@@ -129,7 +96,7 @@ def next_steps(report: ShiftReport, tried: Remedies, *, run: str | None, classes
             *_by_weights(report, tried),
             *_by_property(report),
         ]
-    steps = [_by_labels(report, run), *_by_shares(report, tried, classes)]
+    steps = [_by_labels(report, run), *_by_shares(report, classes)]
     if tried.entropy is not None and tried.entropy[1] < tried.entropy[0]:
         steps.append(
             f"Adapt the batch norms: with statistics of the new images the network is surer of them (mean entropy "
@@ -149,8 +116,8 @@ def _by_labels(report: ShiftReport, run: str) -> str:
     )
 
 
-def _by_shares(report: ShiftReport, tried: Remedies, classes: Sequence[str]) -> list[str]:
-    if not tried.label_shift or report.label_shift is None:
+def _by_shares(report: ShiftReport, classes: Sequence[str]) -> list[str]:
+    if not report.explained_by_labels or report.label_shift is None:
         return []
     shares = report.label_shift
     order = np.argsort(-np.abs(shares.shares - shares.reference_shares))[:_CLASSES]

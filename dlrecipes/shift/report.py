@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ from dlrecipes.shift.two_sample import TwoSampleResult
 from dlrecipes.shift.two_sample_classifier import c2st
 
 __all__ = ["Culprit", "ShiftReport", "compare"]
+
+_FEWEST = 50  # reference samples that must be left with the new class shares
 
 
 class Culprit(NamedTuple):
@@ -63,6 +66,9 @@ class ShiftReport:
         harm: estimated accuracy; None without probabilities, or without labels of the reference that fit them.
         label_shift: class shares that would explain the predictions if only they had moved; None where ``harm`` is, or
             where they cannot be estimated.
+        explained_by_labels: they would explain all: a reference drawn with them is not told apart from the new data,
+            and one as large with the old shares is. None: not tried, since nothing shifted, the predicted classes have
+            not moved, too few samples are left, or nothing is known of them.
         sizes: samples of reference and new data.
     """
 
@@ -75,6 +81,7 @@ class ShiftReport:
     harm: Harm | None
     label_shift: LabelShift | None
     sizes: tuple[int, int]
+    explained_by_labels: bool | None = None
 
     @property
     def shifted(self) -> bool:
@@ -127,6 +134,7 @@ class ShiftReport:
             "witness": list(self.witness),
             "harm": self.harm.to_dict() if self.harm else None,
             "label_shift": shares.to_dict() if shares else None,
+            "explained_by_labels": self.explained_by_labels,
             "sizes": list(self.sizes),
         }
 
@@ -143,6 +151,7 @@ class ShiftReport:
             harm=Harm(**values["harm"]) if values["harm"] else None,
             label_shift=LabelShift.from_dict(values["label_shift"]) if values["label_shift"] else None,
             sizes=tuple(values["sizes"]),
+            explained_by_labels=values.get("explained_by_labels"),  # not in earlier reports
         )
 
 
@@ -157,6 +166,20 @@ class _Columns(NamedTuple):
     kinds: list[str]
     first: Tensor
     second: Tensor
+
+
+class _Decision(NamedTuple):
+    """The two tests of the verdict, and what they were made on: columns for KS, [n, k] and [m, k] for MMD."""
+
+    columns: _Columns
+    first: Tensor
+    second: Tensor
+    ks: TwoSampleResult
+    mmd: TwoSampleResult
+
+    @property
+    def p_value(self) -> float:
+        return min(1.0, 2 * min(self.ks.p_value, self.mmd.p_value))
 
 
 def compare(
@@ -177,6 +200,9 @@ def compare(
     MMD of the components (of the properties, each of variance 1, where there are no features) at α/2. The components
     are those of both samples together, which treats them alike, so that the verdict is wrong in at most α of all cases
     without a shift. The reference must be data that the network was not trained on: it knows what it was trained on.
+
+    Where other class shares explain all that shifted, ``harm`` is without transport, which takes the old ones for
+    granted.
 
     Args:
         reference: of held-out data, with labels for ``harm``.
@@ -204,30 +230,49 @@ def compare(
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha}: between 0 and 1 is needed")
+    decide = partial(_decide, components=components, pca=pca, properties=properties, seed=seed)
+    found = decide(reference, new, permutations=permutations)
+    tests = [found.ks, found.mmd, c2st(found.first, found.second, permutations, seed)]
+    if reference.probabilities is not None and new.probabilities is not None:
+        tests.append(bbse_test(reference.probabilities, new.probabilities, seed=seed))
+    witness = mmd_witness(found.first, found.second, seed=seed)
+    top = witness.topk(min(most, len(witness)))
+    index = top.indices if new.index is None else new.index.to(top.indices.device)[top.indices]
+    harm, label_shift = _cost(reference, new)
+    explained: bool | None = None
+    if found.p_value <= alpha and label_shift is not None and tests[-1].p_value <= alpha:  # χ²: they have moved
+        explained = _explained_by_labels(
+            label_shift, reference, lambda drawn: decide(drawn, new, permutations=200).p_value <= alpha, seed
+        )
+    return ShiftReport(
+        alpha=alpha,
+        p_value=found.p_value,
+        tests=tuple(tests),
+        culprits=_culprits(found.ks, found.columns, alpha) if found.p_value <= alpha else (),
+        most_shifted=tuple(index.tolist()),
+        witness=tuple(top.values.tolist()),
+        harm=harm.without_transport() if harm is not None and explained else harm,
+        label_shift=label_shift,
+        sizes=(len(reference), len(new)),
+        explained_by_labels=explained,
+    )
+
+
+def _decide(
+    reference: ShiftFeatures,
+    new: ShiftFeatures,
+    *,
+    permutations: int,
+    seed: int,
+    components: int,
+    pca: PCA | None,
+    properties: Sequence[str],
+) -> _Decision:
     embedded = _embedded(reference, new, components, pca)
     columns = _columns(reference, new, embedded, properties)
     first, second = embedded or _scaled(columns)
     ks = ks_test(columns.first, columns.second, names=columns.names)
-    mmd = mmd_test(first, second, permutations, seed)
-    tests = [ks, mmd, c2st(first, second, permutations, seed)]
-    if reference.probabilities is not None and new.probabilities is not None:
-        tests.append(bbse_test(reference.probabilities, new.probabilities, seed=seed))
-    p_value = min(1.0, 2 * min(ks.p_value, mmd.p_value))
-    witness = mmd_witness(first, second, seed=seed)
-    top = witness.topk(min(most, len(witness)))
-    index = top.indices if new.index is None else new.index.to(top.indices.device)[top.indices]
-    harm, label_shift = _cost(reference, new)
-    return ShiftReport(
-        alpha=alpha,
-        p_value=p_value,
-        tests=tuple(tests),
-        culprits=_culprits(ks, columns, alpha) if p_value <= alpha else (),
-        most_shifted=tuple(index.tolist()),
-        witness=tuple(top.values.tolist()),
-        harm=harm,
-        label_shift=label_shift,
-        sizes=(len(reference), len(new)),
-    )
+    return _Decision(columns, first, second, ks, mmd_test(first, second, permutations, seed))
 
 
 def _embedded(
@@ -308,3 +353,29 @@ def _cost(reference: ShiftFeatures, new: ShiftFeatures) -> tuple[Harm | None, La
         return harm, bbse(reference.labels, reference.probabilities, new.probabilities)
     except UserError:  # classes without reference samples, or that the network never tells apart
         return harm, None
+
+
+def _explained_by_labels(
+    shift: LabelShift, reference: ShiftFeatures, told_apart: Callable[[ShiftFeatures], bool], seed: int
+) -> bool | None:
+    """Whether reference samples drawn with the estimated class shares are like the new ones, where others are not.
+
+    Fewer samples see less: that as many with the old shares are told apart shows that these would be, too.
+    """
+    if reference.labels is None:
+        return None
+    weights = shift.weights[reference.labels.cpu().numpy()]
+    random = np.random.default_rng(seed)
+    kept = np.flatnonzero(random.random(len(weights)) * weights.max() < weights)  # rejection: no sample comes twice
+    if len(kept) < _FEWEST:
+        return None
+    try:
+        if told_apart(reference.select(torch.from_numpy(kept))):
+            return False
+        return (
+            True
+            if told_apart(reference.select(torch.from_numpy(random.permutation(len(weights))[: len(kept)])))
+            else None
+        )
+    except UserError:
+        return None
