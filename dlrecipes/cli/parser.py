@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, get_args, get_type_hints
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -16,6 +18,7 @@ from dlrecipes.cli.exchanged import without_leftovers
 from dlrecipes.cli.explain import explain
 from dlrecipes.cli.switches import Switch
 from dlrecipes.errors import DLRecipesError, UserError
+from dlrecipes.parts import import_object
 from dlrecipes.trainer import TRAINER_DEFAULTS
 
 __all__ = ["OptionError", "RecipeCLI"]
@@ -156,14 +159,29 @@ class RecipeCLI(LightningCLI):
             OptionError: an option that does not exist, or a value that it does not take.
         """
         try:
-            self.config = parser.parse_args(without_leftovers(parser, self._argv, self._parts))
+            words = _nulls_in_one_word(self._argv)
+            self.config = parser.parse_args(without_leftovers(parser, words, self._parts))
         except ArgumentError as error:
             raise OptionError(explain(str(error), self._argv, self._known_flags(parser), self._aliases)) from error
+        self._check_nulls()
         for name, least in (("steps_needed", 1), ("overfit", 2)):
             if self.config[name] is not None and self.config[name] < least:
                 raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {self.config[name]}.")
         if not 0 <= self.config["seed_everything"] < 2**32:  # what NumPy takes
             raise UserError(f"--seed must be from 0 to {2**32 - 1}, got {self.config['seed_everything']}.")
+
+    def _check_nulls(self) -> None:
+        """jsonargparse lets a null within a part pass, whatever the argument's type."""
+        for flag, name in _nulls_of_parts(self._argv).values():
+            spec = self.config.as_dict()
+            for key in flag.removeprefix("--").replace(".init_args", "").split("."):
+                spec = (spec.get("init_args") or spec).get(key) or {}
+            try:
+                hint = get_type_hints(import_object(spec["class_path"]).__init__).get(name, Any)
+            except (KeyError, NameError, TypeError, UserError):  # no class, or hints that nobody can read
+                continue
+            if hint is not Any and type(None) not in get_args(hint):
+                raise OptionError(f"{flag}.{name} must be {getattr(hint, '__name__', hint)}, not null.")
 
     def instantiate_classes(self) -> None:
         """Makes task and datamodule; the trainer needs the run folder, which must not be made for a wrong option."""
@@ -188,6 +206,31 @@ class RecipeCLI(LightningCLI):
         except ArgumentError:
             config = parser.parse_args([])
         return [*self._aliases, *OWN_FLAGS, *(f"--{name}" for name in _dotted(config.as_dict()))]
+
+
+def _nulls_of_parts(argv: Sequence[str]) -> dict[int, tuple[str, str]]:
+    """Position of each option that sets an argument of a part to null -> the part's option, and the argument."""
+    found = {}
+    for i, (flag, value) in enumerate(pairwise(argv)):
+        part, _, name = flag.rpartition(".")
+        part = part.removesuffix(".init_args")  # --model.init_args.lr is about no part
+        if value == "null" and part.startswith(("--model.", "--data.")):
+            found[i] = part, name
+    return found
+
+
+def _nulls_in_one_word(argv: Sequence[str]) -> list[str]:
+    """``--model.loss.gamma null`` as ``--model.loss '{"gamma": null}'``: jsonargparse 4.49 hands a null behind the
+    argument of a part on as the string "None".
+
+    Example:
+        >>> _nulls_in_one_word(["--model.lr", "null", "--model.loss.gamma", "null"])
+        ['--model.lr', 'null', '--model.loss', '{"gamma": null}']
+    """
+    words = list(argv)
+    for i, (part, name) in _nulls_of_parts(argv).items():
+        words[i : i + 2] = [part, json.dumps({name: None})]
+    return words
 
 
 def _path(cls: type) -> str:

@@ -31,6 +31,19 @@ def test_classes_by_import_path(user_project: str, tmp_path: Path) -> None:
     assert cli.model.criterion.gamma == 3.0
 
 
+@pytest.mark.parametrize(
+    "spelt", ["model.criterion.class_weights", "model.init_args.criterion.init_args.class_weights"]
+)
+def test_null_reaches_an_argument_of_a_part(spelt: str, user_project: str, tmp_path: Path) -> None:
+    loss = "criterion: {class_path: dlrecipes.losses.FocalLoss, init_args: {class_weights: inverse}}"
+    argv = ["--model.criterion.gamma", "3", f"--{spelt}", "null", "--model.criterion.label_smoothing", ".1"]
+    cli = parse(user_project, tmp_path, *argv, preset=f"model: {{{loss}}}")
+    found = cli.model.criterion
+    assert (found.class_weights, found.gamma, found.label_smoothing) == (None, 3.0, 0.1)
+    argv = ["--model.criterion", "dlrecipes.losses.FocalLoss", "--model.criterion.class_weights", "null"]
+    assert parse(user_project, tmp_path, *argv, preset=f"model: {{{loss}}}").model.criterion.class_weights is None
+
+
 def test_hyper_parameters_are_primitive(user_project: str, tmp_path: Path) -> None:
     cli = parse(user_project, tmp_path, "--model.model", f"{user_project}.Net")
     assert cli.model.hparams["model"]["init_args"] == {"num_queries": 30, "width": 8}
@@ -58,6 +71,8 @@ def test_dumped_config_makes_the_same_run(user_project: str, tmp_path: Path) -> 
         (["--data.class_path", "images"], "--data.class_path needs the import path of a class"),
         (["--model.criterion", "nowhere.Loss"], "Cannot import nowhere.Loss (No module named 'nowhere')"),
         (["--model", "my_small_project.Tsk"], "Cannot import my_small_project.Tsk"),
+        (["--model.model.width", "null"], "--model.model.width must be int, not null."),
+        (["--model.model.widht", "null"], "There is no option --model.model.widht. Did you mean --model.model.width?"),
         (["--model.model.width", "0"], "width must be positive, got 0"),
         (["--wandb", "sometimes"], "--wandb must be 'auto', 'online', 'offline', 'off', not 'sometimes'."),
         (["--ema", "high"], "--ema must be float, not 'high'."),
