@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-__all__ = ["gather_in_order", "interleave", "world_size"]
+__all__ = ["gather_in_order", "gather_objects", "interleave", "world_size"]
 
 T = TypeVar("T")
 
@@ -14,6 +14,14 @@ T = TypeVar("T")
 def world_size() -> int:
     """Processes that train or evaluate together; 1 without torch's distributed package, or before it is started."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_objects(item: T) -> list[T]:
+    """The item of each rank, by rank, on all of them; all have to ask."""
+    parts = [item] * world_size()
+    if len(parts) > 1:
+        dist.all_gather_object(parts, item)
+    return parts
 
 
 def gather_in_order(items: list[T]) -> list[T]:
@@ -25,11 +33,7 @@ def gather_in_order(items: list[T]) -> list[T]:
     Args:
         items: of this rank, one for each sample, in order.
     """
-    if world_size() == 1:
-        return items
-    parts: list[list[T]] = [items] * world_size()
-    dist.all_gather_object(parts, items)
-    return interleave(parts)
+    return items if world_size() == 1 else interleave(gather_objects(items))
 
 
 def interleave(parts: list[list[T]]) -> list[T]:

@@ -173,7 +173,8 @@ class Tent:
     - Where the weights have moved too far, or a batch's answers are spread over fewer classes than without them, they
       go back to those of training.
 
-    Costs three passes and a gradient for each batch.
+    Costs three passes and a gradient for each batch. Each process answers and learns by itself: ``SyncBatchNorm`` takes
+    its own batch's statistics.
 
     Args:
         model: a trained classifier or task, called with images as it takes them, gives logits [B, C]. It is left as
@@ -224,7 +225,10 @@ class Tent:
         self.source = copy.deepcopy(model).eval()
         self._by_batch = copy.deepcopy(self.source).requires_grad_(False)
         for norm in batch_norms(self._by_batch).values():
-            norm.training, norm.momentum = True, 0.0  # the running statistics stay those of training
+            if isinstance(norm, nn.SyncBatchNorm):  # in training mode it would wait for other processes
+                norm.running_mean = norm.running_var = None
+            else:
+                norm.training, norm.momentum = True, 0.0  # the running statistics stay those of training
         self.adapted = copy.deepcopy(self._by_batch)
         self._weights = [p for norm in batch_norms(self.adapted).values() for p in norm.parameters(recurse=False)]
         if not self._weights:

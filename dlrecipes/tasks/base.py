@@ -151,6 +151,7 @@ class BaseTask(L.LightningModule):
         """Lightning's hook before the optimizers are made: hand the facts about the data to every part, once."""
         if self._bound:
             return
+        self._check_precision()
         if self.info is None:
             datamodule = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
             self.info = getattr(datamodule, "info", None) or self.default_info()
@@ -162,6 +163,13 @@ class BaseTask(L.LightningModule):
                 print(report)
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)
+
+    def _check_precision(self) -> None:
+        """Lightning converts metrics, too, and a sum in bfloat16 does not count beyond 256."""
+        precision = "" if self._trainer is None else str(self._trainer.precision)
+        if precision in ("bf16-true", "16-true"):
+            mixed = precision.replace("true", "mixed")
+            raise UserError(f"precision={precision} makes metrics wrong, whose sums are rounded: take {mixed}")
 
     def default_info(self) -> DataInfo:
         """Facts about the data where no datamodule gives them."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import CheckpointError, UserError
@@ -65,6 +66,7 @@ class FeatureSpaceTask(BaseTask):
         self.auxiliary_loss, self.auxiliary_weight = auxiliary_loss, auxiliary_weight
         self.auxiliary_miner = auxiliary_miner
         self.projection, self.projection_dim = projection, projection_dim
+        self.train_auxiliary_loss = MeanMetric(nan_strategy="disable")
         self.projection_head: nn.Module | None = None  # made when the length of features is known
         self._compiled_features: CompiledNetwork | None = None
         self._lost: tuple[str, ...] | None = None  # arguments that a checkpoint cannot bring back
@@ -142,7 +144,7 @@ class FeatureSpaceTask(BaseTask):
         found, self._auxiliary = self._auxiliary, None
         if found is None:
             return loss
-        self.log("train/auxiliary_loss", found, on_step=True, on_epoch=True, batch_size=batch_size)
+        self.log_training_mean("train/auxiliary_loss", self.train_auxiliary_loss, found, batch_size, on_step=True)
         return loss - self.auxiliary_weight * found
 
     def on_train_start(self) -> None:

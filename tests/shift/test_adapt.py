@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from dlrecipes.errors import UserError
@@ -174,6 +176,24 @@ def test_a_jump_is_taken_back() -> None:
     assert tent.resets == 1
     assert tent.distance == 0
     assert answer.argmax(1).tolist() == plain(moved).argmax(1).tolist()
+
+
+def test_synchronised_batch_norms_wait_for_nobody(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)]
+    alone = nn.Sequential(*layers).eval()
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(*layers)).eval()
+    batches = [torch.randn(16, 2) * 3 + 1 for _ in range(3)]
+    expected = [Tent(alone, guard=False)(batch) for batch in batches[:1]]
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:  # one that synchronises refuses a CPU, whatever the number of processes
+        tent = Tent(synchronised, guard=False)
+        found = [tent(batch) for batch in batches]
+    finally:
+        dist.destroy_process_group()
+    torch.testing.assert_close(found[:1], expected)
+    assert tent.distance > 0
+    assert synchronised[1].running_mean is not None
 
 
 def test_mean_entropy_is_in_nats() -> None:

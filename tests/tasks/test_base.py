@@ -51,6 +51,13 @@ def test_a_warm_up_is_cut_to_a_third_and_that_is_said(tmp_path: Path, capsys: py
     assert "rises for 4 steps, a third of the run, not 50." in capsys.readouterr().out
 
 
+def test_a_precision_that_rounds_the_metrics_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="precision=bf16-true makes metrics wrong, whose sums are rounded: take bf16-mixed"
+    ):
+        fit(make_task(), tmp_path, ToyData(), precision="bf16-true")
+
+
 def test_no_rate_means_the_optimizers_usual_one(tmp_path: Path) -> None:
     trainer = fit(make_task(optimizer="sgd", lr=None, schedule="constant"), tmp_path, ToyData())
     assert {g["lr"] for g in trainer.optimizers[0].param_groups} == {0.1}
