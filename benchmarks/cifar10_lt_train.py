@@ -20,7 +20,7 @@ from torch import Tensor
 from dlrecipes.callbacks import AveragedWeights, LastValidation
 from dlrecipes.contracts import ImageBatch
 from dlrecipes.data import ClassificationData, DeviceAugment, array_source
-from dlrecipes.data.images import decode_bytes
+from dlrecipes.data.images import decode
 from dlrecipes.data.loader import ResumableDataLoader
 from dlrecipes.imbalance import long_tail_indices
 from dlrecipes.models import CifarResNet
@@ -55,7 +55,7 @@ def load_pixels(npz: Path, kept: Path) -> tuple[Split, Split, tuple[str, ...]]:
         for split in ("train", "test"):
             data, ends = content[f"{split}_bytes"], content[f"{split}_offsets"]
             files = (data[a:b].tobytes() for a, b in pairwise(ends))
-            pixels[split] = np.stack([decode_bytes(file, f"{split}#{i}") for i, file in enumerate(files)])
+            pixels[split] = np.stack([decode(file, f"{split}#{i}").pixels for i, file in enumerate(files)])
         unfinished = kept.with_suffix(f".{time.monotonic_ns()}.npz")
         np.savez(unfinished, **pixels)
         unfinished.replace(kept)

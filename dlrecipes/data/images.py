@@ -28,7 +28,6 @@ __all__ = [
     "EXIF_ORIENTATION",
     "DecodedImage",
     "decode",
-    "decode_bytes",
     "decode_image",
     "image_size",
     "read_image",
@@ -81,19 +80,6 @@ def decode_image(path: str | Path) -> tuple[NDArray[np.uint8], int]:
         UserError: as `read_image`.
     """
     return decode(path)[:2]
-
-
-def decode_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
-    """`read_image` of a file's content.
-
-    Args:
-        data: encoded image.
-        name: what to call it in an error, such as ``"train.parquet#7"``.
-
-    Raises:
-        UserError: naming the image, if it is cut off or not an image.
-    """
-    return decode(data, name).pixels
 
 
 def decode(source: str | Path | bytes, name: str | None = None) -> DecodedImage:

@@ -8,7 +8,7 @@ from torchvision.datasets import FakeData
 
 from dlrecipes.data.image_files import ArrayImages, ImageSubset, PathImages, TorchvisionImages, decode_at, take
 from dlrecipes.data.image_source import ImageTable
-from dlrecipes.data.images import EXIF_ORIENTATION, decode, decode_bytes, read_image
+from dlrecipes.data.images import EXIF_ORIENTATION, decode, read_image
 from dlrecipes.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (5, 6, 7, 3), dtype=np.uint8)
@@ -54,11 +54,11 @@ def test_files_are_read_with_size_and_stamp(folder):
 
 def test_bytes_are_decoded_as_files_are(folder):
     content = (folder / "0.png").read_bytes()
-    np.testing.assert_array_equal(decode_bytes(content, "a#0"), read_image(folder / "0.png"))
+    np.testing.assert_array_equal(decode(content, "a#0").pixels, read_image(folder / "0.png"))
     with pytest.raises(UserError, match=r"^a#0 cannot be decoded as an image \(.+\)\.$"):
-        decode_bytes(content[:60], "a#0")
+        decode(content[:60], "a#0")
     with pytest.raises(UserError, match=r"^a#0 cannot be decoded as an image \(not an image file\)\.$"):
-        decode_bytes(b"text", "a#0")
+        decode(b"text", "a#0")
 
 
 def test_decode_tells_mode_and_rotation(folder):
