@@ -36,7 +36,9 @@ class StagedRecipe(pl.Callback):
     checkpoint, as are the effects on weights, optimizers and schedules; what else actions have set is set again.
 
     Args:
-        stages: at least one; None: those of `default`.
+        stages: at least one; None: those of `default`. Their conditions are in `dlrecipes.callbacks.stages`: ``Epochs``,
+            ``Plateau``, ``Reached``, ``AnyOf``; their actions in `dlrecipes.callbacks.stage_actions`: ``Train``,
+            ``BatchNorms``, ``Augment``, ``LearningRate``, ``WeightDecay``, ``LabelSmoothing``, or your own.
 
     Attributes:
         verdicts: one for each stage that is over.
