@@ -36,8 +36,8 @@ class StagedRecipe(pl.Callback):
     checkpoint, as are the effects on weights, optimizers and schedules; what else actions have set is set again.
 
     Args:
-        stages: at least one; None: those of `default`. Their conditions are in `dlrecipes.callbacks.stages`: ``Epochs``,
-            ``Plateau``, ``Reached``, ``AnyOf``; their actions in `dlrecipes.callbacks.stage_actions`: ``Train``,
+        stages: at least one; None: those of `default`. Conditions are in `dlrecipes.callbacks.stages`: ``Epochs``,
+            ``Plateau``, ``Reached``, ``AnyOf``; actions in `dlrecipes.callbacks.stage_actions`: ``Train``,
             ``BatchNorms``, ``Augment``, ``LearningRate``, ``WeightDecay``, ``LabelSmoothing``, or your own.
 
     Attributes:

@@ -127,7 +127,7 @@ def make_record(
         size: (width, height) in pixels.
         boxes: n × (x1, y1, x2, y2).
         labels: n contiguous labels.
-        image_id: see `DetectionRecord`.
+        image_id, annotation, object_ids: see `DetectionRecord`.
         areas: n areas; the boxes' own if None.
         iscrowd: n flags; all False if None.
 

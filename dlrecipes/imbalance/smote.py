@@ -25,6 +25,8 @@ def draw_pairs(base: Tensor, neighbours: Tensor, wanted: int, draws: Draws) -> t
     Args:
         base: int64 [Q], rows of X.
         neighbours: int64 [Q, k], of each.
+        wanted: n, samples to make.
+        draws: random numbers.
     """
     pick = draws.integers(neighbours.numel(), wanted)
     step = draws.uniform(wanted)
