@@ -5,6 +5,7 @@ Tasks, data, callbacks and runs never import each other; they meet in these type
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -19,6 +20,7 @@ __all__ = [
     "ImageOutput",
     "Prediction",
     "Verdict",
+    "evaluation_side",
 ]
 
 
@@ -37,9 +39,10 @@ class DataInfo:
             sides.
         shortest_side: shorter image side in pixels after it, unless the longer one would exceed ``image_size`` then
             (DETR: 800, at most 1333); None: the longer side is always ``image_size``.
+        image_shape: (height, width) that most training images have after it (detection); empty: nobody looked.
         mean, std: per channel, for images scaled to 0..1; applied on the device.
         crop_fraction: classification and regression: evaluation scales the shorter side to ``image_size /
-            crop_fraction`` and takes the central square.
+            crop_fraction``, rounded down (`evaluation_side`), and takes the central square.
         target_names: of the numbers to predict (regression).
         target_mean, target_std: of each of them in the training split (regression).
         target_min, target_max: the least and the largest of each there (regression); empty: nobody looked.
@@ -57,6 +60,7 @@ class DataInfo:
     max_objects: int
     image_size: int
     shortest_side: int | None = None
+    image_shape: tuple[int, ...] = ()
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     crop_fraction: float = 1.0
@@ -214,3 +218,13 @@ class Verdict:
     def __str__(self) -> str:
         advice = f" {self.advice}" if self.advice else ""
         return f"{self.level}: {self.source}: {self.title}: {self.evidence}{advice}"
+
+
+def evaluation_side(image_size: int, crop_fraction: float) -> int:
+    """Pixels of the shorter side before the central crop.
+
+    Example:
+        >>> evaluation_side(224, 0.875), evaluation_side(48, 0.875)
+        (256, 54)
+    """
+    return math.floor(image_size / crop_fraction)

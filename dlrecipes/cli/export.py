@@ -29,7 +29,7 @@ def export(
         run: run folder, or a checkpoint.
         format: ``"onnx"`` or ``"torch"``.
         output: file; default ``RUN/best.onnx`` or ``RUN/best.pt2``.
-        image_size: (height, width); default the square that the run was evaluated at.
+        image_size: (height, width); default what most training images were scaled to: other shapes are distorted.
 
     Returns:
         The file.
@@ -49,6 +49,6 @@ def export(
         raise UserError(f"{path}: {error}.") from error
     print(
         f"{exported.path} ({exported.path.stat().st_size / 2**20:.1f} MB): its answers differ from the network's by "
-        f"{exported.difference:.1e} of the largest at most ({checkpoint})"
+        f"{exported.difference:.1e} of the largest at most ({checkpoint})\n  {exported.takes}"
     )
     return exported.path

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from dlrecipes.contracts import ImageBatch
+from dlrecipes.contracts import ImageBatch, evaluation_side
 from dlrecipes.data.cache import ImageCache
-from dlrecipes.data.image_resize import crop_corner, evaluation_image, evaluation_side
+from dlrecipes.data.image_resize import crop_corner, evaluation_image
 from dlrecipes.data.image_source import ImageTable
 from dlrecipes.data.image_transforms import ImageTransform
 from dlrecipes.data.sampler import sample_seed

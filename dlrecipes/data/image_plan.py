@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dlrecipes.contracts import evaluation_side
 from dlrecipes.data.device_augment import DeviceAugment
 from dlrecipes.data.device_step import DeviceStep
 from dlrecipes.data.image_facts import SMALL_SIDE, are_digits, small_side
-from dlrecipes.data.image_resize import evaluation_side
 from dlrecipes.data.image_source import ImageSource
 from dlrecipes.data.image_transforms import IMAGE_PRESETS, ImageTransform, build_image_transform
 from dlrecipes.data.mixing import MIXES, MixSamples

@@ -6,8 +6,6 @@ with which pretrained networks were evaluated.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,11 +13,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from dlrecipes.contracts import evaluation_side
+
 __all__ = [
     "crop_corner",
     "evaluation_batch",
     "evaluation_image",
-    "evaluation_side",
     "resize_shorter",
     "scale_levels",
     "shorter_to",
@@ -54,16 +53,6 @@ def crop_corner(size: tuple[int, int], side: int) -> tuple[int, int]:
         (16, 58)
     """
     return round((size[0] - side) / 2.0), round((size[1] - side) / 2.0)
-
-
-def evaluation_side(image_size: int, crop_fraction: float) -> int:
-    """Pixels of the shorter side before the central crop.
-
-    Example:
-        >>> evaluation_side(224, 0.875)
-        256
-    """
-    return math.floor(image_size / crop_fraction)
 
 
 def evaluation_image(image: NDArray[np.uint8], image_size: int, crop_fraction: float) -> NDArray[np.uint8]:

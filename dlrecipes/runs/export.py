@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import dlrecipes
-from dlrecipes.contracts import DataInfo
+from dlrecipes.contracts import DataInfo, evaluation_side
 from dlrecipes.errors import UserError
 from dlrecipes.models.deploy import DeployedDetector, DeployedModel, deploy
 
@@ -38,10 +38,12 @@ class Exported(NamedTuple):
         path: the file.
         difference: largest difference between its answers and the network's for random images, relative to the
             largest answer.
+        takes: what to give it, in words.
     """
 
     path: Path
     difference: float
+    takes: str
 
 
 def export_module(
@@ -65,7 +67,8 @@ def export_module(
         info: of the data that it was trained on.
         path: of the file; its ending is the format's. An older file is replaced once the new one is whole.
         format: ``"onnx"``, which needs the extra ``dlrecipes[export]``, or ``"torch"``.
-        image_size: (height, width); default the square of ``info.image_size``.
+        image_size: (height, width); default ``info.image_shape``, that of most training images, or where nobody looked
+            the square of ``info.image_size``.
         answer: a task's ``predictions``, outputs → answers; default that of ``DeployedModel``. Not for detection.
 
     Raises:
@@ -82,7 +85,7 @@ def export_module(
         'pets.pt2'
     """
     target = Path(path)
-    size = (info.image_size, info.image_size) if image_size is None else image_size
+    size = image_size or _usual_size(info)
     _check(model, target, format, size)
     deployed = deploy(model, info, answer=answer).eval()
     describing = describe_export(deployed, size)
@@ -98,7 +101,12 @@ def export_module(
                 f"{type(model).__name__} gives other answers as {format} (relative difference {difference:.2g}), so "
                 f"{target} was not written: its forward may depend on something else than its input and weights"
             )
-    return Exported(target, difference)
+    return Exported(target, difference, describing["input"])
+
+
+def _usual_size(info: DataInfo) -> tuple[int, int]:
+    height, width = info.image_shape or (info.image_size, info.image_size)
+    return height, width
 
 
 def describe_export(deployed: DeployedDetector | DeployedModel, size: tuple[int, int]) -> dict[str, str]:
@@ -106,7 +114,11 @@ def describe_export(deployed: DeployedDetector | DeployedModel, size: tuple[int,
     info = deployed.info
     resize = "without padding"
     if info.task != "detection":
-        resize = f"shorter side to image_size / {info.crop_fraction:g}, then the central square"
+        side = evaluation_side(min(size), info.crop_fraction)
+        resize = (
+            f"shorter side to image_size / {info.crop_fraction:g} rounded down, {side}, by Pillow's BICUBIC, longer "
+            "side rounded down, then the central square"
+        )
     return {
         "dlrecipes": dlrecipes.__version__,
         "task": info.task,

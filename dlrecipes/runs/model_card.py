@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from dlrecipes.contracts import DataInfo
+from dlrecipes.contracts import DataInfo, evaluation_side
 from dlrecipes.errors import UserError
 from dlrecipes.runs.folder import RunFolder
 from dlrecipes.runs.metric_names import counted, is_measured
@@ -116,7 +116,8 @@ def _size(info: DataInfo) -> str:
     square = f"evaluated at {info.image_size} × {info.image_size} pixels"
     if info.crop_fraction == 1:
         return square
-    return f"{square}, the central square of an image whose shorter side is {info.image_size / info.crop_fraction:.0f}"
+    side = evaluation_side(info.image_size, info.crop_fraction)
+    return f"{square}, the central square of an image whose shorter side is {side} (Pillow's BICUBIC)"
 
 
 def _origin_lines(facts: Mapping[str, Any]) -> list[str]:
