@@ -24,6 +24,7 @@ _TARGET_NAMES = (
 NO_TARGETS = ("", "unnamed: 0", "id", "index", "idx", "width", "height", "url", "md5", "fold", "license", "source")
 _SEPARATORS = (SEPARATOR, re.compile(","), re.compile(r"\s"))  # where the user says that there are several
 _MANY, _FEW_EACH = 100, 20  # different integers, and images of each, that make the note ask whether they are numbers
+_DATE = re.compile(r"\d{4}[-/.]\d\d?[-/.]\d\d?(?!\d)|\d\d?[-/.]\d\d?[-/.]\d{4}(?!\d)")  # 2024-01-31 ..., 31.1.2024 ...
 _ODD_SHARE = 0.1  # of entries that may be no numbers in a column that is meant to hold numbers
 
 
@@ -209,6 +210,8 @@ def _one_label(chosen: Mapping[str, Column], file: str, where: Callable[[int], s
     integers = column.kind != "text"
     if not asked and not integers:
         _refuse_odd_entries(name, column, where)
+        _refuse_dates(name, column, file)
+        _refuse_nan(name, column, where)
     distinct, labels = np.unique(column.values.astype(np.int64 if integers else np.str_), return_inverse=True)
     note = f"{_columns(chosen)} read as one of {len(distinct)} classes: classification"
     if not asked and integers and _may_be_numbers(len(distinct), len(labels)):
@@ -229,6 +232,27 @@ def _refuse_odd_entries(name: str, column: Column, where: Callable[[int], str]) 
         raise UserError(
             f"{where(row)}: {column.values[row]!r} in the column {name!r} is no number as the others are{more}; "
             "correct or remove the row, or give --data.kind classification."
+        )
+
+
+def _refuse_dates(name: str, column: Column, file: str) -> None:
+    """Days and times are no classes to anybody who did not say so."""
+    if all(_DATE.match(str(cell).strip()) for cell in column.values):
+        raise UserError(
+            f"{file}: the column {name!r} holds dates, such as {column.values[0]}: choose another with --data.target, "
+            "or give --data.kind classification if each date is a class."
+        )
+
+
+def _refuse_nan(name: str, column: Column, where: Callable[[int], str]) -> None:
+    """``nan`` is what pandas writes for a missing label; a class of that name would be learnt."""
+    missing = np.flatnonzero([str(cell).strip().lower() == "nan" for cell in column.values])
+    if len(missing):
+        row = int(missing[0])
+        more = f" ({len(missing) - 1} more like it)" if len(missing) > 1 else ""
+        raise UserError(
+            f"{where(row)}: {str(column.values[row]).strip()!r} in the column {name!r} stands for a missing label{more}"
+            "; complete or remove the row, or give --data.kind classification if it is a class."
         )
 
 

@@ -115,7 +115,7 @@ def _image_column(schema: Any, wanted: str | None, file: str) -> str:
     if not found:
         raise UserError(
             f"{file}: none of the columns {', '.join(schema.names)} holds image bytes; save the data set with its "
-            "images embedded."
+            "images embedded, or a table of paths as CSV."
         )
     return wanted or find_column(found, IMAGE_COLUMNS) or found[0]
 

@@ -186,8 +186,10 @@ def _read(path: Path, split: str, limit: int | None = None) -> _Table:
                     lines.append(reader.line_num)
                 if limit is not None and len(rows) > limit:
                     break
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as CSV in UTF-8 ({error}); export it again.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not readable as CSV in UTF-8 ({error}); save it in this encoding.") from error
+    except csv.Error as error:
+        raise UserError(f"{path}: not readable as CSV ({error}); export it again.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     if not rows:

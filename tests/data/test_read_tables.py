@@ -209,9 +209,29 @@ def test_broken_tables_are_one_sentence(root, text, options, message):
         _read(root, text, **options)
 
 
+@pytest.mark.parametrize("cell", ["2024-01-0{}", "0{}.12.2024", "2024/1/{} 13:05", "2024-03-0{}T08:00:00Z"])
+def test_dates_are_no_classes_unless_it_is_said(root, cell):
+    """Beside a label they are not used; alone they were 28 classes without a word."""
+    text = _table("image,taken", ROWS, [cell.format(k % 3 + 1) for k in ROWS])
+    with pytest.raises(UserError, match=r"labels\.csv: the column 'taken' holds dates, such as .*1.*--data\.target"):
+        _read(root, text)
+    assert len(_read(root, text, kind="classification").classes) == 3
+    assert _read(root, "image,taken,label\n0,2024-01-01,a\n1,2024-01-02,b\n").classes == ("a", "b")
+    assert len(_read(root, _table("image,label", ROWS, ["1-2-2024x", "b", "c"] * 2)).classes) == 3
+
+
+@pytest.mark.parametrize("nan", ["nan", "NaN", " NAN"])
+def test_a_missing_label_as_pandas_writes_it_is_no_class(root, nan):
+    text = _table("image,label", ROWS, ["a", nan, "b", "b", nan, "a"])
+    with pytest.raises(UserError, match=rf"line 3: '{nan.strip()}' .*for a missing label \(1 more like it\)"):
+        _read(root, text)
+    assert len(_read(root, text, kind="classification").classes) == 3
+    assert _read(root, _table("image,label", ROWS, ["none", "NA", "nana"] * 2)).classes == ("NA", "nana", "none")
+
+
 def test_a_table_that_is_no_text_and_two_that_could_be_meant(root):
     (root / "labels.csv").write_bytes(b"image,label\n0,\xff\xfe\n")
-    with pytest.raises(UserError, match=r"not readable as CSV in UTF-8"):
+    with pytest.raises(UserError, match=r"not readable as CSV in UTF-8 .*; save it in this encoding\."):
         read_images(root / "labels.csv")
     (root / "a.csv").write_text("image,label\n0,a\n")
     (root / "b.csv").write_text("image,label\n0,a\n")
