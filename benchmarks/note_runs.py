@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -106,8 +108,10 @@ def fit(
     callbacks: Sequence[L.Callback] = (),
     make_task: Callable[..., ClassificationTask] = ClassificationTask,
     trainer: Mapping[str, Any] | None = None,
+    watched: int = 0,
+    best: bool = False,
 ) -> tuple[dict[str, float], ClassificationTask]:
-    """Train by a datamodule and a task of the library, one thread, and measure the last epoch on the test digits.
+    """Train by a datamodule and a task of the library, one thread, and measure it on the test digits.
 
     Args:
         pictures: see `digits`.
@@ -121,6 +125,8 @@ def fit(
         callbacks: of the run.
         make_task: another class of task.
         trainer: further arguments of the Trainer.
+        watched: of the training images, the last so many become a validation split, for callbacks that look at one.
+        best: measure the weights with the lowest validation loss instead of the last ones.
 
     Returns:
         Metrics of the test digits without their prefix, those that ``ClassificationTask`` logs; and the task.
@@ -128,33 +134,35 @@ def fit(
     quiet_lightning()
     warnings.simplefilter("ignore")
     L.seed_everything(seed, verbose=False)
+    end = len(pictures.labels) - watched
+    test = (pictures.test_images, pictures.test_labels)
     source = array_source(
-        (pictures.images, pictures.labels),
-        val=(pictures.test_images, pictures.test_labels),  # it chooses nothing: what counts is the last epoch
+        (pictures.images[:end], pictures.labels[:end]),
+        val=(pictures.images[end:], pictures.labels[end:]) if watched else test,
+        test=test,
         classes=tuple(map(str, range(10))),
         name="digits",
     )
     given = {"batch_size": 64, "image_size": 8, "augment": "none", "mirror": False, "num_workers": 0, "seed": seed}
     datamodule = ClassificationData(source=source, **(given | dict(data or {})))
     made = make_task(make(), loss, **({"lr": 1e-2, "warmup_steps": 10} | dict(task or {})))
-    runner = L.Trainer(
-        **(
-            {
-                "max_epochs": epochs,
-                "check_val_every_n_epoch": epochs,
-                "accelerator": "cpu",
-                "logger": False,
-                "enable_checkpointing": False,
-                "enable_progress_bar": False,
-                "callbacks": list(callbacks),
-                **TRAINER_DEFAULTS,
-            }
-            | dict(trainer or {})
-        )
-    )
-    runner.fit(made, datamodule)
-    found = {name.removeprefix("val/"): float(value) for name, value in runner.callback_metrics.items()}
-    return {name: value for name, value in found.items() if not name.startswith("train/")}, made
+    with tempfile.TemporaryDirectory() as folder:
+        kept = [ModelCheckpoint(folder, monitor=made.loss_monitor, save_weights_only=True)] if best else []
+        given = {
+            "max_epochs": epochs,
+            "check_val_every_n_epoch": 1 if watched else epochs,
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_checkpointing": best,
+            "enable_progress_bar": False,
+            "callbacks": [*callbacks, *kept],
+            **TRAINER_DEFAULTS,
+        }
+        runner = L.Trainer(**(given | dict(trainer or {})))
+        runner.fit(made, datamodule)
+        chosen = {"ckpt_path": "best", "weights_only": True} if best else {}
+        (found,) = runner.test(made, datamodule, verbose=False, **chosen)
+    return {name.removeprefix("test/"): float(value) for name, value in found.items()}, made
 
 
 def few_shot_recall(metrics: Mapping[str, float], classes: Sequence[int]) -> float:
