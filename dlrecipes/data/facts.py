@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from dlrecipes.contracts import DataInfo
+from dlrecipes.data.geometry import longest_side
+from dlrecipes.data.geometry import shortest_side as scaled_shortest
 from dlrecipes.data.image_facts import pixel_statistics
 from dlrecipes.data.images import read_image
-from dlrecipes.data.records import DetectionSource
+from dlrecipes.data.records import DetectionRecord, DetectionSource
 from dlrecipes.data.scenes import CLASSES, MAX_OBJECTS, DigitScenes
 from dlrecipes.data.split import missing_parts, split_by_seed
 from dlrecipes.errors import UserError
@@ -56,9 +60,20 @@ def files_info(
         max_objects=max(int((~record.iscrowd).sum()) for records in source.splits.values() for record in records),
         image_size=image_size,
         shortest_side=shortest_side,
+        image_shape=_usual_shape(train, image_size, shortest_side),
         pixel_mean=pixels[0],
         pixel_std=pixels[1],
     )
+
+
+def _usual_shape(records: Sequence[DetectionRecord], image_size: int, shorter: int | None) -> tuple[int, ...]:
+    """(height, width) that most images have after the evaluation transform; the first of those that tie."""
+    stored = Counter((r.height, r.width) for r in records)
+    shapes: Counter[tuple[int, int]] = Counter()
+    for shape, count in stored.items():
+        side = longest_side(shape, image_size) if shorter is None else scaled_shortest(shape, shorter, image_size)
+        shapes[side] += count
+    return shapes.most_common(1)[0][0] if shapes else ()
 
 
 def scenes_info(

@@ -204,6 +204,14 @@ def test_predict_says_what_ids_and_pixels_mean(trained: Trained, coco: Path, tmp
     assert "EXIF" not in outcome.out
 
 
+def test_export_takes_the_images_that_are_asked_for(trained: Trained, tmp_path: Path) -> None:
+    argv = ["export", trained[0], "--format", "torch", "--output", tmp_path / "d.pt2", "--image-size", "64", "96"]
+    outcome = call(dlrecipes_command, *argv)
+    assert outcome.code == 0, outcome.err
+    scores, _, boxes = torch.export.load(tmp_path / "d.pt2").module()(torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
+    assert (len(scores), boxes.shape[2]) == (2, 4)
+
+
 def test_predict_numbers_its_folders(trained: Trained, coco: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained[0], tmp_path / "detr-001")
     for _ in range(2):
