@@ -33,7 +33,7 @@ def overfit_arguments(arguments: Arguments, plain_data: tuple[str, ...]) -> Argu
     return replace(arguments, argv=(*arguments.argv, *plain_data, *_ALONE))
 
 
-def overfit_trainer(config: Mapping[str, Any], arguments: Arguments) -> dict[str, Any]:
+def overfit_trainer(arguments: Arguments) -> dict[str, Any]:
     """Settings of the Trainer for the check: at most 1000 steps, unless the user says when it ends."""
     changed: dict[str, Any] = {"check_val_every_n_epoch": 1}
     if arguments.resume is None and not any(name in arguments.typed for name in _ENDS):

@@ -33,7 +33,7 @@ def plan(cli: RecipeCLI, arguments: Arguments) -> OverfitCheck | None:
         few = FewImages(cli.datamodule, images, trainer["accumulate_grad_batches"])
         check = OverfitCheck(getattr(cli.model, "overfit_goal", {}), few.images)
         cli.datamodule = few
-        _set_trainer(cli, overfit_trainer(trainer, arguments))
+        _set_trainer(cli, overfit_trainer(arguments))
     elif cli.config["steps_needed"] is not None and getattr(cli.datamodule, "info", None) is not None:
         info, size = cli.datamodule.info, int(getattr(cli.datamodule, "batch_size", 1))
         each = steps_an_epoch(getattr(cli.datamodule, "epoch_size", info.num_train), size, trainer)

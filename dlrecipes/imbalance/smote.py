@@ -19,12 +19,11 @@ __all__ = ["SMOTE", "BorderlineKind", "BorderlineSMOTE", "draw_pairs"]
 BorderlineKind = Literal["borderline-1", "borderline-2"]
 
 
-def draw_pairs(base: Tensor, neighbours: Tensor, wanted: int, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-    """Which sample, which of its neighbours, and how far to go: int64 [n] into ``base``, int64 [n], float64 [n].
+def draw_pairs(neighbours: Tensor, wanted: int, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    """Which sample, which of its neighbours, and how far to go: int64 [n] below Q, int64 [n] rows, float64 [n].
 
     Args:
-        base: int64 [Q], rows of X.
-        neighbours: int64 [Q, k], of each.
+        neighbours: int64 [Q, k], of each of Q samples.
         wanted: n, samples to make.
         draws: random numbers.
     """
@@ -75,7 +74,7 @@ class SMOTE(OverSampler):
         own = target.x[target.rows]
         everyone = torch.arange(len(own), device=own.device)
         near = other_neighbours(own, everyone, everyone, self.k_neighbors, reference=self.rng == "numpy")
-        row, other, step = draw_pairs(everyone, near, wanted, draws.restarted())
+        row, other, step = draw_pairs(near, wanted, draws.restarted())
         return Segments(target.rows[row], target.rows[other], step)
 
 
@@ -156,7 +155,7 @@ class BorderlineSMOTE(OverSampler):
         near = other_neighbours(
             target.x, danger, points, self.k_neighbors, reference=self.rng == "numpy", labels=target.codes
         )
-        row, other, step = draw_pairs(danger, near, wanted, draws.restarted())
+        row, other, step = draw_pairs(near, wanted, draws.restarted())
         shorten = None
         if of_any:
             foreign = target.codes[other] != target.code

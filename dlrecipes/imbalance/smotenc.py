@@ -121,7 +121,7 @@ class SMOTENC(OverSampler):
         near = other_neighbours(
             space, everyone, everyone, self.k_neighbors, reference=reference, identity=own, sparse=reference
         )
-        row, other, step = draw_pairs(everyone, near, wanted, draws.restarted())
+        row, other, step = draw_pairs(near, wanted, draws.restarted())
         lot, votes, chosen = draws.restarted(), near[row], []
         for code, values in zip(codes, known, strict=True):
             count = torch.zeros(wanted, len(values), dtype=torch.int64, device=own.device)
