@@ -56,6 +56,11 @@ SWITCHES: Mapping[str, Switch] = {
         help="true: watch for dead, saturated and exploding units",
         value="true",
     ),
+    "staged": Switch(
+        callback="dlrecipes.callbacks.StagedRecipe",
+        help="true: learn first, then add batch norm and augmentation, then adjust; the gain of each stage is told",
+        value="true",
+    ),
     "shift": Switch(
         callback="dlrecipes.callbacks.CovariateShiftMonitor",
         argument="on_shift",
