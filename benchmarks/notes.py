@@ -15,12 +15,14 @@ import argparse
 from pathlib import Path
 
 from note_runs import Experiment, measure
+from notes_exact import EXPERIMENTS as EXACT
 from notes_imbalance import EXPERIMENTS as IMBALANCE
 from notes_losses import EXPERIMENTS as LOSSES
 from notes_new_data import EXPERIMENTS as NEW_DATA
+from notes_numbers import EXPERIMENTS as NUMBERS
 from notes_training import EXPERIMENTS as TRAINING
 
-EXPERIMENTS: dict[str, Experiment] = {**LOSSES, **IMBALANCE, **NEW_DATA, **TRAINING}
+EXPERIMENTS: dict[str, Experiment] = {**LOSSES, **NUMBERS, **EXACT, **IMBALANCE, **NEW_DATA, **TRAINING}
 
 
 def main() -> None:
