@@ -101,17 +101,17 @@ def summarise(values: Mapping[str, float], split: str, headline: Sequence[str]) 
 
 
 def is_measured(name: str, value: float) -> bool:
-    """False for COCO's -1, which stands for "no such objects".
+    """False for COCO's -1, which stands for "no such objects", and for NaN: R² of one image, AUPRC of one class.
 
     Args:
         name: with or without its split.
         value: of the metric.
 
-    >>> is_measured("val/map_small", -1.0), is_measured("val/r2", -1.0)
-    (False, True)
+    >>> is_measured("val/map_small", -1.0), is_measured("val/r2", -1.0), is_measured("val/r2", math.nan)
+    (False, True, False)
     """
     words = name.split("/")
-    return value >= 0 or not (words[-1] in _DETECTION or "map_class" in words)
+    return value >= 0 or (not math.isnan(value) and not (words[-1] in _DETECTION or "map_class" in words))
 
 
 def counted(number: int, noun: str) -> str:

@@ -10,6 +10,7 @@ from dlrecipes.contracts import DataInfo, evaluation_side
 from dlrecipes.errors import UserError
 from dlrecipes.runs.folder import RunFolder
 from dlrecipes.runs.metric_names import counted, is_measured
+from dlrecipes.runs.report import split_facts
 
 __all__ = ["write_model_card"]
 
@@ -63,6 +64,7 @@ def write_model_card(
         *_data_lines(info, data),
         "",
         "## Metrics",
+        *_measured_lines(run, metrics),
         "| metric | value |",
         "| --- | ---: |",
         *(f"| {_cell(name)} | {_number(value)} |" for name, value in metrics.items() if is_measured(name, value)),
@@ -106,6 +108,16 @@ def _data_lines(info: DataInfo, data: str) -> list[str]:
         named = enumerate(zip(info.classes, info.category_ids, info.class_counts, strict=True))
         lines += [f"| {label} | {_cell(name)} | {id_} | {count} |" for label, (name, id_, count) in named]
     return ["## Data", *lines]
+
+
+def _measured_lines(run: RunFolder, metrics: Mapping[str, float]) -> list[str]:
+    """On which images, of how many; nothing where the run's folder does not know."""
+    splits = dict.fromkeys(name.partition("/")[0] for name in metrics)
+    images = {split: facts["images"] for split in splits if "images" in (facts := split_facts(run, split))}
+    if not images:
+        return []
+    where = " and ".join(f"{counted(number, 'image')} of the {split} split" for split, number in images.items())
+    return [f"`{run.best_checkpoint.relative_to(run.path)}` on {where}.", ""]
 
 
 def _size(info: DataInfo) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.runs.curves import best_row
 from dlrecipes.runs.folder import RunFolder
-from dlrecipes.runs.metric_names import DETECTION_HEADLINE, format_value, summarise
+from dlrecipes.runs.metric_names import DETECTION_HEADLINE, counted, format_value, summarise
 from dlrecipes.runs.metrics_csv import read_metrics
 from dlrecipes.runs.verdicts import print_verdicts, read_verdicts
 
-__all__ = ["final_block"]
+__all__ = ["final_block", "split_facts"]
 
 _MANY_CLASSES = 30
 _PER_CLASS = {"map_class": "AP", "ap_class": "AP", "recall_class": "recall", "f1_class": "F1", "mae_target": "MAE"}
@@ -58,10 +61,12 @@ def final_block(
         reached = f"best {monitor} {format_value(best[monitor])} in epoch {int(best['epoch']) + 1} of {epochs}"
         summary = summarise(best, monitor.split("/")[0], headline)
         console.print(f"{reached}  ({summary})" if summary else reached)
-    if test and (summary := summarise(test, "test", headline)):
-        console.print(f"test: {summary}")
     values, split = (test, "test") if test else (best or {}, monitor.split("/")[0])
-    table = _class_table(values, split, info)
+    facts = split_facts(run, split)
+    if test and (summary := summarise(test, "test", headline)):
+        of = f" ({counted(facts['images'], 'image')})" if "images" in facts else ""
+        console.print(f"test{of}: {summary}")
+    table = _class_table(values, split, info, facts.get("class_counts", {}))
     if table is not None:
         console.print(table)
     print_verdicts(read_verdicts(run), console)
@@ -73,10 +78,29 @@ def final_block(
         console.print(f"  {command}", markup=False)
 
 
-def _class_table(values: Mapping[str, float], split: str, info: DataInfo) -> Table | None:
+def split_facts(run: RunFolder, split: str) -> Mapping[str, Any]:
+    """``images`` and ``class_counts`` of a split, as the run's folder has them; empty where it does not.
+
+    Args:
+        run: its ``data_report.json`` and ``config.yaml``.
+        split: ``"val"`` or ``"test"``, whatever the data's own name is.
+    """
+    try:
+        splits = json.loads((run.path / "data_report.json").read_text(encoding="utf-8"))["splits"]
+        config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
+        facts: Mapping[str, Any] = splits[config["data"]["init_args"].get(f"{split}_split", split)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return {}  # the user's own data, or a folder of an older version
+    return facts
+
+
+def _class_table(
+    values: Mapping[str, float], split: str, info: DataInfo, measured_on: Mapping[str, int]
+) -> Table | None:
     """The metric of each class with how many it was learned from, or of each target with how much it varies.
 
-    Of many classes the best and the worst.
+    Of many classes the best and the worst. With ``measured_on``, how many of each class the split has, a class that it
+    lacks has a row, too.
     """
     measures = [m for m in _PER_CLASS if any(name.startswith(f"{split}/{m}/") for name in values)]
     if not measures:
@@ -95,6 +119,7 @@ def _class_table(values: Mapping[str, float], split: str, info: DataInfo) -> Tab
     ]
     if not found:
         return None
+    absent = [(name, known) for name, known in beside if measured_on.get(name) == 0]
     title = f"{metric} by {row}, {split} split"
     if len(found) > _MANY_CLASSES:
         half = _MANY_CLASSES // 2
@@ -105,8 +130,13 @@ def _class_table(values: Mapping[str, float], split: str, info: DataInfo) -> Tab
     table.add_column(row)
     table.add_column(column, justify="right")
     table.add_column(metric, justify="right")
+    if measured_on:
+        table.add_column(f"in {split}", justify="right")
     for name, known, value in found:
-        table.add_row(name.replace("[", r"\["), known, format_value(value))
+        numbers = [str(measured_on.get(name, ""))] if measured_on else []
+        table.add_row(name.replace("[", r"\["), known, format_value(value), *numbers)
+    for name, known in absent if len(found) <= _MANY_CLASSES else []:
+        table.add_row(name.replace("[", r"\["), known, "-", "0")
     return table
 
 

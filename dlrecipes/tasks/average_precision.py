@@ -61,6 +61,8 @@ class AveragePrecision(Metric):
 class MeanPrecision(AveragePrecision):
     """Average precision averaged over the classes that the split has; one label an image.
 
+    A split of one class has none: all its images are positives, and any scores would be perfect.
+
     Args:
         num_classes: C.
     """
@@ -70,8 +72,9 @@ class MeanPrecision(AveragePrecision):
         super().update(probabilities, nn.functional.one_hot(labels, self.num_classes))
 
     def compute(self) -> Tensor:
-        """Mean over classes."""
-        return super().compute().nanmean()
+        """Mean over classes; NaN for a split of fewer than two."""
+        precision = super().compute()
+        return precision.nanmean() if precision.isfinite().sum() > 1 else precision.new_tensor(torch.nan)
 
 
 class LabelPrecision(AveragePrecision):

@@ -124,6 +124,26 @@ def test_classification_has_recall_by_class_and_its_own_headline(run):
         assert name in text
 
 
+def test_the_table_says_on_how_many_images_each_number_rests(run):
+    """A recall of 0.5 of 2 images is another thing than of 2000; a class without one has no number, and a row."""
+    info = image_info("classification")
+    test = {"test/accuracy": 0.5, "test/recall_class/cat": 0.5}
+    assert "test: accuracy" in text_of(run, info, test=test, headline=("accuracy",))  # a folder that does not know
+    held = {"images": 2, "class_counts": {"cat": 2, "dog": 0}}
+    run.write_data_report("", {"splits": {"test": {"images": 7, "class_counts": {"cat": 7}}, "held": held}})
+    run.write_config("data: {init_args: {test_split: held}}")
+    text = text_of(run, info, test=test, headline=("accuracy",))
+    assert "test (2 images): accuracy 0.500" in text
+    rows = {line.split()[1]: line.split()[3:8:2] for line in text.splitlines() if "│" in line}
+    assert rows == {"cat": ["90", "0.500", "2"], "dog": ["10", "-", "0"]}
+    write_model_card(run, info, model="m", data="d", metrics=test, recipe="r")
+    assert (
+        "## Metrics\n`checkpoints/best.ckpt` on 2 images of the test split.\n\n| metric" in run.model_card.read_text()
+    )
+    run.write_config("data: {init_args: {}}")
+    assert "test (7 images): accuracy 0.500" in text_of(run, info, test=test, headline=("accuracy",))
+
+
 def test_regression_has_a_table_of_targets_and_the_smallest_error_is_the_best(run):
     logger = MetricsCSV(run.metrics)
     for epoch, value in enumerate((20.0, 12.0, 15.0)):

@@ -70,3 +70,12 @@ def test_a_broken_network_gives_a_number_and_no_index_error() -> None:
 def test_memory_is_bounded() -> None:
     assert AveragePrecision(1000).total.numel() <= 2**21
     assert AveragePrecision(21_000).bins == 200
+
+
+def test_a_split_of_one_class_has_no_mean_precision() -> None:
+    """All its images are positives: a test of 60 good parts and no defect said AUPRC 1.000."""
+    metric = MeanPrecision(2)
+    metric.update(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([1, 1]))
+    assert metric.compute().isnan()
+    metric.update(torch.tensor([[0.9, 0.1]]), torch.tensor([0]))
+    assert metric.compute().isfinite()
