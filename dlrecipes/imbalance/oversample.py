@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from dlrecipes.errors import UserError
 from dlrecipes.imbalance.draws import Draws, RandomState, Rng, check_random_state, make_draws
 from dlrecipes.imbalance.strategy import SamplingStrategy, check_strategy, new_samples
 from dlrecipes.imbalance.synthetic import Synthetic
+from dlrecipes.parts import constructor_parameters
 
 __all__ = ["OfClass", "OverSampler", "check_neighbours", "check_no_leakage"]
 
@@ -78,6 +79,26 @@ class OverSampler(ABC):
         check_strategy(sampling_strategy)
         check_random_state(random_state, rng)
         self.sampling_strategy, self.random_state, self.rng = sampling_strategy, random_state, rng
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments, as scikit-learn asks for them: to clone, and to search over those of a pipeline's step.
+
+        Args:
+            deep: not used; no argument has parameters of its own.
+        """
+        return {name: getattr(self, name) for name in constructor_parameters(type(self))}
+
+    def set_params(self, **params: Any) -> Self:
+        """Exchange arguments.
+
+        Raises:
+            ValueError: one that does not exist, or outside its range; nothing is changed then.
+        """
+        known = self.get_params()
+        for name in params.keys() - known.keys():
+            raise ValueError(f"{type(self).__name__} has no argument {name}: it has {', '.join(known)}")
+        vars(self).update(vars(type(self)(**known | params)))
+        return self
 
     @abstractmethod
     def _synthesise(self, target: OfClass, wanted: int, draws: Draws) -> Synthetic | None:

@@ -167,7 +167,8 @@ def collect(
     """Features, probabilities and properties of all images, batch by batch on the device; they stay there.
 
     Args:
-        batches: uint8 images [B, 3, H, W], or ``ImageBatch``es, whose labels and positions are kept.
+        batches: uint8 images [B, 3, H, W], or ``ImageBatch``es, whose labels and positions are kept, or tuples of
+            images and labels.
         model: a classifier, put into evaluation mode for the time; None: properties alone.
         preprocess: from uint8 images on the device to what the model wants, such as ``task.normalise``; None: scaled to
             0..1.
@@ -205,8 +206,12 @@ def _measure(
     to_probabilities: Callable[[Tensor], Tensor],
     device: torch.device,
 ) -> ShiftFeatures:
-    images: Tensor = (batch if isinstance(batch, Tensor) else batch["images"]).to(device)
-    given: dict[str, Tensor] = {} if isinstance(batch, Tensor) else dict(batch)
+    if isinstance(batch, Tensor):
+        batch = {"images": batch}
+    elif isinstance(batch, list | tuple):  # as torch's own data sets give them
+        batch = dict(zip(("images", "targets"), batch, strict=False))
+    given: dict[str, Tensor] = dict(batch)
+    images = given["images"].to(device)
     labels = given.get("targets")
     found: dict[str, Any] = {
         "properties": image_properties(images),

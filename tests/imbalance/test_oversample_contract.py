@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from imblearn.pipeline import Pipeline
 from numpy.typing import NDArray
 from scipy import stats
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 
 from dlrecipes.errors import UserError
 from dlrecipes.imbalance import (
@@ -212,6 +216,31 @@ def test_labels_may_be_any_classes(name: str) -> None:
         x_new, y_new = ROWS[name].make().fit_resample(x, kinds[y])
         np.testing.assert_array_equal(x_new, expected[0])
         np.testing.assert_array_equal(y_new, kinds[expected[1]], strict=True)
+
+
+@every
+def test_scikit_learn_clones_it_and_searches_over_its_arguments(name: str) -> None:
+    x, y = cloud()
+    sampler = ROWS[name].make(random_state=3)
+    again = clone(sampler)
+    assert again is not sampler
+    assert again.get_params() == sampler.get_params()
+    pair = [each.fit_resample(x, y)[0] for each in (again, sampler)]
+    assert np.array_equal(*pair)
+    assert sampler.set_params(random_state=4).random_state == 4
+    with pytest.raises(ValueError, match="has no argument neighbors: it has"):
+        sampler.set_params(neighbors=3)
+
+
+def test_a_grid_searches_over_a_step_of_a_pipeline() -> None:
+    x, y = cloud()
+    search = GridSearchCV(
+        Pipeline([("smote", SMOTE(random_state=0)), ("classify", LogisticRegression())]),
+        {"smote__k_neighbors": [2, 3]},
+        cv=2,
+        error_score="raise",
+    )
+    assert search.fit(x, y).best_params_["smote__k_neighbors"] in (2, 3)
 
 
 @every

@@ -2,6 +2,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA as Reference
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from dlrecipes.errors import UserError
 from dlrecipes.shift import PCA, FeatureTap, ShiftFeatures, collect, penultimate
@@ -78,6 +79,14 @@ def test_collect_goes_by_batches_and_keeps_labels_positions_and_modes() -> None:
     assert int(model.norm.num_batches_tracked) == 0
     assert found.select(torch.tensor([2])).index.tolist() == [7]
     assert found.to("cpu").properties.equal(found.properties)
+
+
+def test_collect_takes_the_batches_of_torchs_data_sets() -> None:
+    images, labels = torch.randint(0, 255, (6, 3, 4, 4), dtype=torch.uint8), torch.arange(6)
+    loader = DataLoader(TensorDataset(images, labels), batch_size=4)
+    found = collect(loader)
+    assert torch.equal(found.labels, labels)
+    assert torch.equal(found.properties, collect([images]).properties)
 
 
 def test_collect_without_a_model_scales_as_asked_and_refuses_nothing_at_all() -> None:

@@ -18,7 +18,8 @@ def _prepare(
     """Both in the dtype to compute in, labels as one yes among no's, smoothed; what each element of labels counts."""
     logits, targets = upcast(logits), targets.detach()
     mass: Tensor | None = None
-    if targets.dtype == torch.int64 and logits.dim() == 2 and targets.shape == logits.shape[:1]:
+    if not targets.is_floating_point() and logits.dim() == 2 and targets.shape == logits.shape[:1]:
+        targets = targets.long()  # int32 and uint8 are labels, too, as for the losses over exclusive classes
         mass = (targets != ignore_index).to(logits.dtype).unsqueeze(1).expand_as(logits)
         targets = as_distribution(logits, targets, ignore_index=ignore_index)
     check_same_shape(logits, targets, ("logits", "targets"))

@@ -83,6 +83,8 @@ def test_soft_targets_mix_what_hard_targets_cost(loss: object, logits: Tensor) -
 def test_labels_are_one_yes_among_noes(loss: object, logits: Tensor) -> None:
     labels = torch.arange(12) % 5
     torch.testing.assert_close(loss(logits, labels), loss(logits, torch.eye(5)[labels]))
+    for dtype in (torch.int32, torch.uint8):
+        assert loss(logits, labels.to(dtype)) == loss(logits, labels)
 
 
 def test_a_negative_below_the_clip_costs_nothing() -> None:
