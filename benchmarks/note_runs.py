@@ -67,13 +67,14 @@ def _all_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return images, labels[order].astype(np.int64)
 
 
-def digits(seed: int, *, each: Sequence[int] | int | None = None, wrong: float = 0.0) -> Pictures:
+def digits(seed: int, *, each: Sequence[int] | int | None = None, wrong: float = 0.0, clean: int = 0) -> Pictures:
     """Digits to train on, drawn by the seed, and the 597 test digits.
 
     Args:
         seed: of the draw, and of wrong labels.
         each: training images of each class, one number or ten, at most 108; None: all 1,200.
         wrong: share of training labels that become another class, uniformly.
+        clean: the last so many keep their right labels.
     """
     images, labels = _all_digits()
     rng = np.random.default_rng((seed, 7))
@@ -86,6 +87,7 @@ def digits(seed: int, *, each: Sequence[int] | int | None = None, wrong: float =
         chosen = rng.permutation(np.concatenate(drawn))
     train = labels[chosen].copy()
     flipped = rng.random(len(train)) < wrong
+    flipped[len(train) - clean :] = False
     train[flipped] = (train[flipped] + rng.integers(1, 10, int(flipped.sum()))) % 10
     return Pictures(images[chosen], train, images[-TEST:], labels[-TEST:])
 
