@@ -70,7 +70,8 @@ def _unknown(name: str, argv: Sequence[str], known: Iterable[str], aliases: Mapp
     known = list(known)
     flag = next((token for token in argv if token.startswith("--") and token.endswith(name)), None)
     if flag is None:
-        return f"The config sets {name}, which does not exist.{suggest('--' + name, known)}"
+        hint = re.sub(r"--\w[\w.]*", lambda found: aliases.get(found[0], found[0])[2:], suggest(f"--{name}", known))
+        return f"The config sets {name}, which does not exist.{hint}"
     short = next((alias for alias, full in aliases.items() if full == flag), None)
     if short is None:
         return f"There is no option {flag}.{suggest(flag, known)}"

@@ -64,8 +64,8 @@ def final_block(
     values, split = (test, "test") if test else (best or {}, monitor.split("/")[0])
     facts = split_facts(run, split)
     if test and (summary := summarise(test, "test", headline)):
-        of = f" ({counted(facts['images'], 'image')})" if "images" in facts else ""
-        console.print(f"test{of}: {summary}")
+        of = f"  ({counted(facts['images'], 'image')})" if "images" in facts else ""
+        console.print(f"test: {summary}{of}")
     table = _class_table(values, split, info, facts.get("class_counts", {}))
     if table is not None:
         console.print(table)

@@ -92,7 +92,8 @@ def test_one_sentence_for_a_wrong_option(argv: list[str], message: str, user_pro
     ("preset", "message"),
     [
         ("model: [1", "preset.yaml is no valid YAML"),
-        ("modell: {lr: 1}", "The config sets modell.lr, which does not exist. Did you mean --model.lr?"),
+        ("modell: {lr: 1}", "The config sets modell.lr, which does not exist. Did you mean model.lr?"),
+        ("epochs: 3", "The config sets epochs, which does not exist. Did you mean trainer.max_epochs?"),
         ("model: {lrr: 1}", "The config sets lrr, which does not exist."),
     ],
 )

@@ -133,7 +133,7 @@ def test_the_table_says_on_how_many_images_each_number_rests(run):
     run.write_data_report("", {"splits": {"test": {"images": 7, "class_counts": {"cat": 7}}, "held": held}})
     run.write_config("data: {init_args: {test_split: held}}")
     text = text_of(run, info, test=test, headline=("accuracy",))
-    assert "test (2 images): accuracy 0.500" in text
+    assert "test: accuracy 0.500  (2 images)" in text
     rows = {line.split()[1]: line.split()[3:8:2] for line in text.splitlines() if "│" in line}
     assert rows == {"cat": ["90", "0.500", "2"], "dog": ["10", "-", "0"]}
     write_model_card(run, info, model="m", data="d", metrics=test, recipe="r")
@@ -141,7 +141,7 @@ def test_the_table_says_on_how_many_images_each_number_rests(run):
         "## Metrics\n`checkpoints/best.ckpt` on 2 images of the test split.\n\n| metric" in run.model_card.read_text()
     )
     run.write_config("data: {init_args: {}}")
-    assert "test (7 images): accuracy 0.500" in text_of(run, info, test=test, headline=("accuracy",))
+    assert "test: accuracy 0.500  (7 images)" in text_of(run, info, test=test, headline=("accuracy",))
 
 
 def test_regression_has_a_table_of_targets_and_the_smallest_error_is_the_best(run):
