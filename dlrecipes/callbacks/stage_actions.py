@@ -87,7 +87,8 @@ class Augment(StageAction):
     def begin(self, run: StageRun) -> None:
         datamodule: Any = getattr(run.trainer, "datamodule", None)
         if not callable(getattr(datamodule, "set_augmentation", None)) and run.trainer.is_global_zero:
-            print(f"{type(datamodule).__name__} has no set_augmentation: its augmentation stays as it is.", flush=True)
+            what = "There is no datamodule with a" if datamodule is None else f"{type(datamodule).__name__} has no"
+            print(f"{what} set_augmentation: the augmentation stays as it is.", flush=True)
 
     def __str__(self) -> str:
         parts = [("augmentation", self.augment), ("mixing", self.mix)]

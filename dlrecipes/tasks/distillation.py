@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -127,7 +128,7 @@ class DistillationTask(ClassificationTask):
                 raise ValueError(f"{name}={value}: not below 0")
         if not 0 < ema_decay < 1:
             raise ValueError(f"ema_decay={ema_decay}: must be between 0 and 1")
-        self.teacher, self.weight, self.temperature = teacher, weight, temperature
+        self.teacher, self.weight, self.temperature = _named(teacher), weight, temperature
         self.ema_decay, self.rampup_steps = ema_decay, rampup_steps
         self.distill = KDLoss(temperature) if distill is None else distill
         self.ema = None
@@ -258,3 +259,10 @@ class DistillationTask(ClassificationTask):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.ema is not None:
             self.ema.update(self.model, step)
+
+
+def _named(teacher: object) -> str:
+    """As text, which a checkpoint keeps."""
+    if not isinstance(teacher, str | os.PathLike):
+        raise ValueError(f"teacher is a {type(teacher).__name__}: give its run folder or checkpoint, or 'ema'")
+    return str(teacher)

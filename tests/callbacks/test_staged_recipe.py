@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -296,7 +297,12 @@ def test_what_cannot_be_done_is_said_before_the_first_step() -> None:
 
 def test_data_without_a_switch_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     fit(StagedRecipe([Stage("a", None, [Augment(False)])]), data=ToyLoaders(0), max_epochs=1)
-    assert "ToyLoaders has no set_augmentation: its augmentation stays as it is." in capsys.readouterr().out
+    assert "ToyLoaders has no set_augmentation: the augmentation stays as it is." in capsys.readouterr().out
+
+
+def test_without_a_datamodule_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    Augment(False).begin(SimpleNamespace(trainer=SimpleNamespace(is_global_zero=True, datamodule=None)))
+    assert capsys.readouterr().out.startswith("There is no datamodule with a set_augmentation: the augmentation stays")
 
 
 def test_the_default_is_one_line() -> None:

@@ -258,6 +258,12 @@ def test_arguments_out_of_range_are_named(options: dict[str, Any], message: str)
         _student(teacher="ema", **options)
 
 
+def test_a_teacher_is_named_by_a_path_and_not_a_network(tmp_path: Path) -> None:
+    assert _student(teacher=tmp_path).teacher == str(tmp_path)
+    with pytest.raises(ValueError, match="teacher is a Linear: give its run folder or checkpoint, or 'ema'"):
+        _student(teacher=nn.Linear(2, 2))
+
+
 def test_teachers_that_cannot_teach_are_named(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere' does not exist"):
         fit(_student(teacher=str(tmp_path / "nowhere")), tmp_path, ToyData())
