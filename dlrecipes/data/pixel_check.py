@@ -36,9 +36,12 @@ class PixelCheck:
       agree; or the other way round. 3 pictures or more.
     - contrast: standard deviations 2.5 times larger or smaller on the average.
 
-    Few pictures of one unusual kind can be far off without a mistake: it is advice. What they are held against is
-    ``info.pixel_mean`` and ``pixel_std``, the training pictures' own, not what the network is given its images
-    normalised by; nothing is said where ``info`` has none, as in a checkpoint from before they were kept.
+    Few pictures of one unusual kind can be far off without a mistake: it is advice. Means tell no inverted pictures
+    where those of training are near a half, as many photographs are, and no swap where red and blue are alike.
+
+    What pictures are held against is ``info.pixel_mean`` and ``pixel_std``, the training pictures' own, not what the
+    network is given its images normalised by; nothing is said where ``info`` has none, as in a checkpoint from before
+    they were kept.
 
     Args:
         info: of the run, from its checkpoint.
