@@ -36,7 +36,9 @@ class BalancedMSELoss(_NoisyLoss):
     together with a sampler or sample weights that balance.
 
     Args:
-        noise: σ to begin with, > 0, in the targets' units (standardised ones in ``RegressionTask``).
+        noise: σ to begin with, > 0, in the targets' units (standardised ones in ``RegressionTask``). Give it the
+            RMSE of a plain training: a σ larger than the errors makes rare values come out too large, and a short
+            training does not bring it down (``benchmarks/notes.py rare_numbers``).
         learn_noise: σ is trained along, by the task's optimizer.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
