@@ -165,7 +165,7 @@ class DetectionCurves(Callback):
         precision = values["precision"][0, :, :, 0, -1].T.cpu()
         found = values["classes"].reshape(-1).tolist()
         try:
-            draw_detection_confusion(matrix, names, self.run.confusion_picture)
+            draw_detection_confusion(matrix, names, self.run.confusion_picture, self.score_threshold)
             draw_precision_recall(
                 precision,
                 [names[i] for i in found],
@@ -179,13 +179,16 @@ class DetectionCurves(Callback):
         track_pictures(trainer, drawn, trainer.global_step)
 
 
-def draw_detection_confusion(matrix: Tensor, classes: Sequence[str], path: str | Path) -> None:
+def draw_detection_confusion(
+    matrix: Tensor, classes: Sequence[str], path: str | Path, score_threshold: float = 0.5
+) -> None:
     """Draw the matrix of :class:`DetectionConfusion`.
 
     Args:
         matrix: int64 [K + 1, K + 1], background last.
         classes: K names.
         path: PNG to write.
+        score_threshold: least score of the predictions in it, for the title.
     """
     names = [*classes, "background"]
     draw_confusion(
@@ -193,7 +196,7 @@ def draw_detection_confusion(matrix: Tensor, classes: Sequence[str], path: str |
         names,
         names,
         path,
-        title="Confusion at IoU ≥ 0.5",
+        title=f"Confusion at score ≥ {score_threshold:g}, IoU ≥ 0.5",
         xlabel="predicted (background: missed)",
         ylabel="true (background: nothing there)",
     )

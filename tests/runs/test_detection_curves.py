@@ -60,7 +60,7 @@ def test_bad_arguments_are_named(bad):
 def test_callback_draws_both_at_the_end_of_a_test(tmp_path, toy, fit, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        "dlrecipes.runs.detection_curves.draw_detection_confusion", lambda m, c, p: seen.update(matrix=m)
+        "dlrecipes.runs.detection_curves.draw_detection_confusion", lambda m, c, p, score: seen.update(matrix=m)
     )
     monkeypatch.setattr(
         "dlrecipes.runs.detection_curves.draw_precision_recall",
@@ -85,3 +85,12 @@ def test_pictures_for_few_and_many_classes(tmp_path, classes):
     for name in ("c.png", "p.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 400
+
+
+def test_the_title_says_which_predictions_count(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "dlrecipes.runs.detection_curves.draw_confusion", lambda *args, title, **options: titles.append(title)
+    )
+    draw_detection_confusion(torch.eye(2, dtype=torch.int64), ["a"], tmp_path / "c.png", 0.3)
+    assert titles == ["Confusion at score ≥ 0.3, IoU ≥ 0.5"]

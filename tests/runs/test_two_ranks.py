@@ -34,7 +34,7 @@ trainer = pl.Trainer(
     ],
 )
 drawn = []
-detection_curves.draw_detection_confusion = lambda matrix, classes, path: drawn.append(matrix.tolist())
+detection_curves.draw_detection_confusion = lambda matrix, classes, path, score: drawn.append(matrix.tolist())
 model = ToyDetector()
 trainer.fit(model, loader, loader)
 trainer.test(model, loader, verbose=False)
