@@ -145,14 +145,12 @@ def nearest_mean_accuracy(task: ClassificationTask, pictures: Pictures) -> float
     return float((means(new).argmax(1) == torch.from_numpy(pictures.test_labels)).float().mean())
 
 
-def embedded(loss: Callable[[], nn.Module] | None, weight: float = 1.0) -> Arm:
+def embedded(loss: Callable[[], nn.Module] | None) -> Arm:
     """Few images: a classifier, and the nearest class mean on its features."""
 
     def run(seed: int) -> Mapping[str, float]:
         pictures = digits(seed, each=FEW)
-        parts: dict[str, Any] = {}
-        if loss is not None:
-            parts = {"auxiliary_loss": loss(), "projection_dim": FEATURES, "auxiliary_weight": weight}
+        parts = {} if loss is None else {"auxiliary_loss": loss(), "projection_dim": FEATURES}
         metrics, task = fit(
             pictures,
             small_network,
@@ -218,12 +216,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "tail_embeddings": tail_embeddings(),
     "metric_learning": Experiment(
         about=f"{FEW} digits a class, light augmentation, batches of 5 a class, {FEW_EPOCHS} epochs; accuracy of the "
-        "classifier, and of the nearest class mean on its features; test digits, last epoch. The weight of .1 is a "
-        "second try, after SupCon had done harm with the first",
+        "classifier, and of the nearest class mean on its features; test digits, last epoch",
         arms={
             "cross entropy": embedded(None),
             "and SupCon": embedded(SupConLoss),
-            "and .1 SupCon": embedded(SupConLoss, 0.1),
             "and MultiSimilarity": embedded(MultiSimilarityLoss),
         },
     ),
