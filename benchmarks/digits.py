@@ -15,12 +15,11 @@ from pathlib import Path
 from recipe_runs import ROOT, print_summary, run_recipe, write_results
 
 EFFICIENTNET, MIXER = "recipes/train_efficientnet.py", "recipes/train_mlp_mixer.py"
-PLAIN = ("--loss", "dlrecipes.losses.CrossEntropyLoss")
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mixer": (MIXER, ()),
-    "cross_entropy": (EFFICIENTNET, PLAIN),
-    "class_weights": (EFFICIENTNET, (*PLAIN, "--model.loss.class_weights", "inverse")),
-    "logit_adjusted": (EFFICIENTNET, ()),
+    "cross_entropy": (EFFICIENTNET, ("--imbalance", "none")),
+    "class_weights": (EFFICIENTNET, ()),  # the default: what --imbalance auto picks
+    "logit_adjusted": (EFFICIENTNET, ("--imbalance", "logit_adjust")),
 }
 METRICS = ("accuracy", "f1", "nll", "recall_class/eight", "recall_class/nine")
 

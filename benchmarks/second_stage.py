@@ -29,7 +29,7 @@ from dlrecipes.tasks.second_stage import Method, second_stage
 from dlrecipes.tasks.stage_features import read_features
 
 RECIPE = "recipes/train_efficientnet.py"
-PLAIN = ("--loss", "dlrecipes.losses.CrossEntropyLoss")
+PLAIN = ("--imbalance", "none")
 # name -> method, whether it sees augmented images
 ARMS: dict[str, tuple[Method, bool]] = {
     "crt": ("crt", False),

@@ -133,13 +133,13 @@ def test_resume_of_a_finished_run_trains_no_further(
     assert outcome.err == ""
 
 
-def test_embedded_data_is_long_tailed_with_a_loss_for_it(efficientnet: ModuleType) -> None:
+def test_embedded_data_is_long_tailed_with_a_remedy_by_the_counts(efficientnet: ModuleType) -> None:
     outcome = call(efficientnet.main, "--print_config")
     assert outcome.code == 0, outcome.err
     values = yaml.safe_load(outcome.out)
     assert values["data"]["init_args"]["long_tailed"] is True
     task = values["model"]["init_args"]
-    assert task["loss"]["class_path"] == "dlrecipes.losses.LogitAdjustedLoss"
+    assert values["imbalance"] == "auto"
     assert task["model"]["class_path"] == "dlrecipes.models.EfficientNet"
 
 
