@@ -66,6 +66,8 @@ def final_block(
     if test and (summary := summarise(test, "test", headline)):
         of = f"  ({counted(facts['images'], 'image')})" if "images" in facts else ""
         console.print(f"test: {summary}{of}")
+    if values and (blind := _blind_guess(info, facts.get("class_counts", {}))):
+        console.print(f"for comparison, {blind}", markup=False)
     table = _class_table(values, split, info, facts.get("class_counts", {}))
     if table is not None:
         console.print(table)
@@ -76,6 +78,16 @@ def final_block(
     console.print("next:")
     for command in _commands(run, resume_command, sync_command):
         console.print(f"  {command}", markup=False)
+
+
+def _blind_guess(info: DataInfo, measured_on: Mapping[str, int]) -> str:
+    """What an answer without a look at the image has, where each has one label; "" elsewhere."""
+    total = sum(measured_on.values())
+    if info.task != "classification" or not total or not info.class_counts:
+        return ""
+    name = info.classes[max(range(len(info.classes)), key=info.class_counts.__getitem__)]
+    share = format_value(measured_on.get(name, 0) / total)
+    return f"{name!r}, the most frequent class in training, for every image: accuracy {share}"
 
 
 def split_facts(run: RunFolder, split: str) -> Mapping[str, Any]:

@@ -134,6 +134,7 @@ def test_the_table_says_on_how_many_images_each_number_rests(run):
     run.write_config("data: {init_args: {test_split: held}}")
     text = text_of(run, info, test=test, headline=("accuracy",))
     assert "test: accuracy 0.500  (2 images)" in text
+    assert "for comparison, 'cat', the most frequent class in training, for every image: accuracy 1.000" in text
     rows = {line.split()[1]: line.split()[3:8:2] for line in text.splitlines() if "│" in line}
     assert rows == {"cat": ["90", "0.500", "2"], "dog": ["10", "-", "0"]}
     write_model_card(run, info, model="m", data="d", metrics=test, recipe="r")
