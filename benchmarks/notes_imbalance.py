@@ -35,6 +35,7 @@ TAIL_FIGURES = f"balanced accuracy of the test digits, recall of the {RARE} rare
 FEATURES = 32  # of `small_network`
 
 FEW, FEW_EPOCHS = 10, 60  # images a class, without a tail
+TAUGHT_EPOCHS = 200  # in 60 a narrow student is far from trained, and a taught one farther
 
 _SCRATCH = tempfile.TemporaryDirectory(prefix="notes-teachers-")
 
@@ -168,7 +169,8 @@ def embedded(loss: Callable[[], nn.Module] | None) -> Arm:
 def teacher(seed: int, *, tail: bool) -> str:
     """Checkpoint of a network that has seen all 1,200 digits, or the long tail as it is."""
     pictures = long_tail(seed)[0] if tail else digits(seed)
-    _, task = fit(pictures, small_network, seed=seed + 100, epochs=TAIL_EPOCHS if tail else 15)
+    epochs, augment = (TAIL_EPOCHS, "none") if tail else (15, "light")  # as the student's images will be
+    _, task = fit(pictures, small_network, seed=seed + 100, epochs=epochs, data={"augment": augment})
     path = Path(_SCRATCH.name) / f"{'tail' if tail else 'all'}-{seed}.ckpt"
     task.trainer.save_checkpoint(path)
     return str(path)
@@ -182,7 +184,7 @@ def taught(by: Callable[[int], str] | None, **given: Any) -> Arm:
             digits(seed, each=FEW),
             lambda: small_network(width=(8, 16)),
             seed=seed,
-            epochs=FEW_EPOCHS,
+            epochs=TAUGHT_EPOCHS,
             data={"augment": "light"},
             make_task=ClassificationTask if by is None else partial(DistillationTask, teacher=by(seed), **given),
         )
@@ -224,7 +226,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         },
     ),
     "teacher": Experiment(
-        about=f"student of 8 and 16 channels, {FEW} digits a class, light augmentation, {FEW_EPOCHS} epochs; teacher "
+        about=f"student of 8 and 16 channels, {FEW} digits a class, light augmentation, {TAUGHT_EPOCHS} epochs; teacher "
         "of 16 and 32 channels with all 1,200, or the average of the student's weights; test digits, last epoch",
         arms={
             "alone": taught(None),
