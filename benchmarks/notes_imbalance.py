@@ -226,8 +226,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         },
     ),
     "teacher": Experiment(
-        about=f"student of 8 and 16 channels, {FEW} digits a class, light augmentation, {TAUGHT_EPOCHS} epochs; teacher "
-        "of 16 and 32 channels with all 1,200, or the average of the student's weights; test digits, last epoch",
+        about=f"student of 8 and 16 channels, {FEW} digits a class, light augmentation, {TAUGHT_EPOCHS} epochs; one "
+        "of 16 and 32 with all 1,200 teaches it, or the average of the student's weights; test digits, last epoch",
         arms={
             "alone": taught(None),
             "taught": taught(partial(teacher, tail=False)),
