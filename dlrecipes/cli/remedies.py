@@ -244,7 +244,7 @@ REMEDIES: Mapping[str, Remedy] = {
     "balanced_mse": Remedy(
         what="the batch's other targets are the classes that a prediction is told from (Ren 2022)",
         when="rare values of one or two targets, batches of some dozens",
-        hurts="small batches",
+        hurts="small batches; short runs, in which its noise stays too large and rare values are overshot",
         without="lds",
         options={_NUMBERS: _loss("BalancedMSELoss")},
     ),

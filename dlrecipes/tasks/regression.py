@@ -27,6 +27,10 @@ class RegressionTask(ImageTask):
     units. So there are ``mae_target/NAME`` as well, and ``scaled_mae``, in standard deviations of the training split,
     which chooses the best checkpoint: it would otherwise be that of the target with the largest numbers.
 
+    Gross outliers inflate mean and deviation, and all other targets then lie within smooth L1's quadratic part: with a
+    tenth of the targets ten times too large its error was 3.5 times that of ``dlrecipes.losses.L1Loss``, which is the
+    one to take then (``python benchmarks/notes.py outliers``).
+
     Arguments: see ``ImageTask``. The default loss is ``dlrecipes.losses.SmoothL1Loss``. A loss with
     ``outputs_per_target = k > 1`` gets the network's outputs as [B, T, k] and turns them into predictions [B, T] by its
     ``point(outputs)``, or the first of the k is the prediction; other losses get [B, T].
@@ -45,7 +49,7 @@ class RegressionTask(ImageTask):
     _target_std: Tensor
 
     def configure_loss(self, info: DataInfo) -> nn.Module:
-        """Smooth L1: outliers pull with a bounded force."""
+        """Smooth L1: single outliers pull with a bounded force; for many or gross ones see the class's description."""
         from dlrecipes.losses import SmoothL1Loss
 
         loss: nn.Module = SmoothL1Loss()
