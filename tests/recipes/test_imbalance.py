@@ -179,14 +179,18 @@ def test_the_table_of_remedies_is_shown(efficientnet: ModuleType, mixer: ModuleT
         assert max(map(len, outcome.out.splitlines())) <= 120
 
 
-def test_the_digits_keep_their_own_loss_unless_asked(efficientnet: ModuleType) -> None:
-    def loss(*argv: str) -> Any:
-        outcome = call(efficientnet.main, *argv, "--print_config")
-        assert outcome.code == 0, outcome.err
-        return yaml.safe_load(outcome.out)["model"]["init_args"]["loss"]["class_path"].rpartition(".")[2]
-
-    assert loss() == "LogitAdjustedLoss"
-    assert loss("--imbalance", "none") == "CrossEntropyLoss"
+def test_the_digits_take_a_remedy_by_their_counts_unless_asked(efficientnet: ModuleType, tmp_path: Path) -> None:
+    limits = ["--epochs", 1, "--wandb", "off"]
+    limits += [word for split in ("train", "val", "test") for word in (f"--trainer.limit_{split}_batches", 1)]
+    outcome = call(efficientnet.main, *limits, "--output", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "Imbalance: class_weights, since the most frequent class has 21 times" in outcome.out
+    config = config_of(tmp_path, "efficientnet-001")
+    assert config["model"]["init_args"]["loss"]["init_args"]["class_weights"] == "inverse"
+    plain = call(efficientnet.main, "--imbalance", "none", "--print_config")
+    values = yaml.safe_load(plain.out)
+    assert values["imbalance"] == "none"
+    assert values["model"]["init_args"]["loss"]["init_args"]["class_weights"] is None
 
 
 def test_detection_has_no_such_option(recipe: ModuleType, tmp_path: Path) -> None:
