@@ -35,7 +35,7 @@ def choose_detection_preset(situation: Situation) -> Choice | None:
     - ``--init`` with a checkpoint of ours: ``detr_fast``, with the network and the loss of that run;
     - data of the user's: ``detr_fast`` from random weights, or with ``--pretrained package`` from lite0's ImageNet
       weights. On BCCD's 292 images random weights were better for equal time on a GPU, .61 against .57 mAP, before
-      ``feature_norm``, and worse in a short training on a CPU with it, .46 against .49
+      ``feature_norm``, and worse in a short training on a CPU with it, .47 against .50
       (``benchmarks/detr_small_data.py``), so that the package is not taken by itself;
     - no data: ``detr_fast`` from random weights, on the embedded scenes.
 

@@ -25,8 +25,8 @@ class SupConLoss(ClassLoss):
     When: pretraining, or a second branch beside a classifier, with large batches and two views of each image. Rare
     classes find few positives in a batch and are repelled by the frequent ones: ``BalancedContrastiveLoss``, or
     ``MPerClassSampler``, helps. It trains no classifier.
-    As a second branch in small batches of one view it does harm at weight 1: begin with ``auxiliary_weight=0.1``
-    (``python benchmarks/notes.py metric_learning``).
+    As a second branch in small batches of one view it does harm at weight 1 (``python benchmarks/notes.py
+    metric_learning``): lower ``auxiliary_weight`` there.
 
     Args:
         temperature: T > 0.
