@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dlrecipes.data.coco_images import coco_image_paths
 from dlrecipes.data.layout import (
     check_class_names,
     files_with_suffix,
@@ -97,7 +98,7 @@ def read_coco(root: Path, files: dict[str, Path]) -> DetectionSource:
     categories, notes = _merge_categories(list(parsed.values()))
     position = {category: label for label, category in enumerate(categories)}
     problems: list[Finding] = []
-    splits = {split: _records(file, root, split, position, problems) for split, file in parsed.items()}
+    splits = {split: _records(file, root, split, position, problems, notes) for split, file in parsed.items()}
     if "all" in splits:
         notes.append("no split is given")
     return DetectionSource(
@@ -198,20 +199,20 @@ def _placeholder(files: list[_CocoFile]) -> int | None:
 
 
 def _records(
-    file: _CocoFile, root: Path, split: str, position: dict[int, int], problems: list[Finding]
+    file: _CocoFile, root: Path, split: str, position: dict[int, int], problems: list[Finding], notes: list[str]
 ) -> list[DetectionRecord]:
     by_image = _annotations_by_image(file, position, problems)
     names = [_file_name(file, image) for image in file.images]
-    folder, names = _image_folder(file, root, split, names)
+    paths = coco_image_paths(file.path, root, split, names, notes)
     records = []
-    for running, (image, name) in enumerate(zip(file.images, names, strict=True)):
+    for running, (image, path) in enumerate(zip(file.images, paths, strict=True)):
         found = by_image.get(image["id"], [])
         boxes = [_corners(a, file.name) for a in found]
         own_areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in boxes]
         areas = [_area(a.get("area"), own) for a, own in zip(found, own_areas, strict=True)]
         records.append(
             make_record(
-                str(folder / name),
+                str(path),
                 (int(image.get("width") or 0), int(image.get("height") or 0)),
                 boxes,
                 [position[a["category_id"]] for a in found],
@@ -272,34 +273,3 @@ def _file_name(file: _CocoFile, image: dict[str, Any]) -> str:
     if not isinstance(name, str) or not name:
         raise UserError(f"{file.path}: image id {image.get('id')!r} has no 'file_name'.")
     return name.replace("\\", "/")
-
-
-def _image_folder(file: _CocoFile, root: Path, split: str, names: list[str]) -> tuple[Path, list[str]]:
-    """The folder that holds most of a sample of the images, and their names in it.
-
-    Which one is a matter of taste among exporters. The names may carry folders of the author's machine: where no image
-    is found by its whole name, its last part counts, if that is unique.
-    """
-    folders = _candidates(file, root, split)
-    last_parts = [name.rpartition("/")[2] for name in names]
-    for tried in (names, last_parts) if len(set(last_parts)) == len(names) else (names,):
-        sample = tried[:: max(1, len(tried) // 20)]
-        score = {folder: sum((folder / n).is_file() for n in sample) for folder in folders}
-        best = max(folders, key=lambda f: score[f])
-        if score[best] or any((f / n).is_file() for f in folders for n in tried):
-            return best, tried
-    looked = ", ".join(shown(f, root) for f in folders)
-    raise UserError(
-        f"{file.path}: annotations for missing images: none of its {len(names)} images, such as {names[0]!r}, "
-        f"is in {looked}; put the images into images/ beside it."
-    )
-
-
-def _candidates(file: _CocoFile, root: Path, split: str) -> list[Path]:
-    """Folders in which the images may be."""
-    stem = file.path.stem.removeprefix("instances_")
-    bases = [file.path.parent, root, root / "images", file.path.parent / "images", root / "data", root / "JPEGImages"]
-    candidates = [*bases, *(b / n for b in bases for n in (stem, split))]
-    candidates += [found[split] for b in bases if b.is_dir() and split in (found := split_folders(b))]
-    candidates += sorted(root.iterdir())
-    return list(dict.fromkeys(c for c in candidates if c.is_dir()))

@@ -247,3 +247,60 @@ def test_tiny_coco(data_root):
     ids = [source.category_ids[k] for k in labels]
     content = json.loads((data_root / "tiny_coco/annotations/instances_train2017.json").read_text())
     assert sorted(ids) == sorted(a["category_id"] for a in content["annotations"])
+
+
+def _in_two_folders(tiny, first, second, names="{}"):
+    """The training images shared out between two folders, and COCO's file for them."""
+    halves = {first: tiny.of("train")[:3], second: tiny.of("train")[3:]}
+    for folder, items in halves.items():
+        tiny.write_images(tiny.root / folder, items)
+    folder_of = {f"{i.stem}.png": Path(folder).name for folder, items in halves.items() for i in items}
+
+    def rename(images):
+        return [
+            image | {"file_name": names.format(image["file_name"], folder=folder_of[image["file_name"]])}
+            for image in images
+        ]
+
+    tiny.write_text("annotations/train.json", tiny.coco_json(tiny.of("train"), images=rename))
+
+
+@pytest.mark.parametrize("names", ["{}", "{folder}/{}", "/home/me/data/{folder}/{}", "elsewhere/{}"])
+def test_images_of_one_split_may_lie_in_two_folders(tiny, names):
+    _in_two_folders(tiny, "images/train", "images/extra", names)
+    source = read_detection(tiny.root)
+    tiny.check(source, ["train"], CATEGORY_IDS)
+    told = "train: 2 of 5 images from images/extra, others from images/train" in source.notes
+    assert told == ("folder" not in names)
+
+
+def test_an_image_is_not_taken_from_another_split_nor_from_a_folder_of_twins(tiny):
+    tiny.write_images(tiny.root / "images/train", tiny.of("train")[:3])
+    tiny.write_images(tiny.root / "masks", tiny.of("train")[2:])
+    tiny.write_images(tiny.root / "images/val", tiny.of("train")[3:])
+    tiny.write_text("annotations/train.json", tiny.coco_json(tiny.of("train")))
+    records = read_detection(tiny.root).splits["train"]
+    assert [Path(r.path).parent.name for r in records] == ["train"] * 5
+    assert [Path(r.path).is_file() for r in records] == [True, True, True, False, False]
+
+
+def test_an_image_that_lies_in_two_further_folders_is_asked_about(tiny):
+    _in_two_folders(tiny, "images/train", "images/extra")
+    tiny.write_images(tiny.root / "images/more", tiny.of("train")[3:])
+    with pytest.raises(UserError, match=r"'im 3\.png' is in images/extra and in images/more; write its folder"):
+        read_detection(tiny.root)
+
+
+def test_equal_names_in_two_folders_of_another_machine(tiny):
+    items = tiny.of("train")[:2]
+    for item, folder in zip(items, ("morning", "evening"), strict=True):
+        tiny.write_images(tiny.root / "images" / folder, [item])
+        (tiny.root / "images" / folder / f"{item.stem}.png").rename(tiny.root / "images" / folder / "1.png")
+    places = [{"file_name": f"/home/me/{folder}/1.png"} for folder in ("morning", "evening")]
+    images = [
+        {**image, **place} for image, place in zip(json.loads(tiny.coco_json(items))["images"], places, strict=True)
+    ]
+    tiny.write_text("annotations/train.json", tiny.coco_json(items, images=images))
+    paths = [Path(r.path) for r in read_detection(tiny.root).splits["train"]]
+    assert [p.relative_to(tiny.root).as_posix() for p in paths] == ["images/morning/1.png", "images/evening/1.png"]
+    assert all(p.is_file() for p in paths)
