@@ -16,7 +16,7 @@ __all__ = ["DETECTION_FORMATS", "holds_detection", "read_detection"]
 
 DETECTION_FORMATS = (
     "COCO JSON (annotations/instances_*.json, *.json, train/_annotations.coco.json), "
-    "Pascal VOC (Annotations/*.xml, *.xml), YOLO (data.yaml with 'names', or classes.txt) "
+    "Pascal VOC (Annotations/*.xml, *.xml), YOLO (data.yaml with 'names', obj.data or classes.txt) "
     "and CSV (*.csv with image, x1, y1, x2, y2, label)"
 )
 """What is looked for, for messages."""
@@ -28,7 +28,7 @@ def holds_detection(path: str | Path) -> bool:
     try:
         if root is not None and root.is_file():
             name = root.suffix.lower()
-            return name in (".json", ".yaml", ".yml") or (name == ".csv" and holds_boxes(root))
+            return name in (".json", ".yaml", ".yml", ".data") or (name == ".csv" and holds_boxes(root))
         while root is not None and root.is_dir():
             if find_coco(root) or find_voc(root) or find_yolo(root) is not None or find_csv(root):
                 return True
@@ -46,8 +46,8 @@ def read_detection(path: str | Path) -> DetectionSource:
     """Read a detection data set of any supported format; images are not decoded.
 
     Args:
-        path: a folder, or one annotation file (``.json``, ``.yaml``, ``.csv``). In a folder, COCO goes before VOC,
-            VOC before YOLO, YOLO before CSV. A folder that holds nothing but one folder is entered.
+        path: a folder, or one annotation file (``.json``, ``.yaml``, ``.data``, ``.csv``). In a folder, COCO goes before
+            VOC, VOC before YOLO, YOLO before CSV. A folder that holds nothing but one folder is entered.
 
     Returns:
         The records by split. Where the data names no split, all records are under ``"all"``: see
@@ -102,7 +102,7 @@ def _read_file(file: Path) -> DetectionSource:
         case ".json":
             root = file.parent.parent if file.parent.name == "annotations" else file.parent
             return read_coco(root, {split: file})
-        case ".yaml" | ".yml":
+        case ".yaml" | ".yml" | ".data":
             return read_yolo(file)
         case ".csv":
             return read_csv(file.parent, {split: file})

@@ -1,8 +1,9 @@
 """YOLO text labels: ``data.yaml`` with names and folders, one text file an image.
 
 Format: https://docs.ultralytics.com/datasets/detect/. A line is ``class cx cy width height``, relative to the image, or
-``class x1 y1 x2 y2 ...``, a polygon, of which the surrounding box is taken. Label Studio writes no YAML but
-``classes.txt``, with a name a line, beside ``images/`` and ``labels/``.
+``class x1 y1 x2 y2 ...``, a polygon, of which the surrounding box is taken. Other tools write no YAML: Label Studio
+writes ``classes.txt``, with a name a line, beside ``images/`` and ``labels/``, labelImg beside the images and their
+labels, Darknet and CVAT write ``obj.data`` (`dlrecipes.data.darknet`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from dlrecipes.data.darknet import find_darknet, located, read_darknet
 from dlrecipes.data.images import image_size
 from dlrecipes.data.layout import (
     IMAGE_SUFFIXES,
@@ -53,19 +55,27 @@ class _Reader:
 def find_yolo(root: Path) -> Path | None:
     """The file that names the classes; None if none.
 
-    It is a YAML file with ``names``, ``data.yaml`` if there are several, or ``classes.txt`` beside ``labels/``.
+    It is a YAML file with ``names``, ``data.yaml`` if there are several, Darknet's ``obj.data``, or ``classes.txt``
+    beside ``labels/`` or beside images with labels.
     """
     found = [p for p in files_with_suffix(root, ".yaml", ".yml") if _has_names(p)]
     if found:
         return next((p for p in found if p.stem == "data"), found[0])
+    if (darknet := find_darknet(root)) is not None:
+        return darknet
     classes = root / _CLASSES
-    return classes if classes.is_file() and holds_text_labels(root) else None
+    return classes if classes.is_file() and (holds_text_labels(root) or _labels_beside(root)) else None
 
 
 def holds_text_labels(root: Path) -> bool:
     """Whether there are ``images/`` and, with text files in it or in folders in it, ``labels/``."""
     labels = root / "labels"
     return (root / "images").is_dir() and labels.is_dir() and next(labels.rglob("*.txt"), None) is not None
+
+
+def _labels_beside(root: Path) -> bool:
+    """Whether an image of the folder has a text file of its own name beside it."""
+    return any(image.with_suffix(".txt").is_file() for image in files_with_suffix(root, *IMAGE_SUFFIXES))
 
 
 def _has_names(path: Path) -> bool:
@@ -80,14 +90,15 @@ def read_yolo(file: Path) -> DetectionSource:
 
     Args:
         file: from `find_yolo`. The ``train``, ``val`` and ``test`` of a YAML file are folders or lists of images,
-            relative to its ``path``, or to the file itself where that ``path`` does not exist here. With
-            ``classes.txt``, ``images/train``, ``images/val`` ... are the splits, or ``images`` is not split.
+            relative to its ``path``, or to the file itself where that ``path`` does not exist here; those of a
+            ``.data`` file are lists. With ``classes.txt``, ``images/train``, ``images/val`` ... are the splits, or
+            ``images``, or the folder itself, is not split.
 
     Raises:
         UserError: for a YAML or label file that cannot be parsed, a class number without a name, values in pixels, or
             a split without images or without any label file.
     """
-    content = _listed(file) if file.name == _CLASSES else _load(file)
+    content = _content(file)
     names = _class_names(content, file)
     numbers = sorted(names)
     keypoints = content.get("kpt_shape") is not None
@@ -120,6 +131,13 @@ def read_yolo(file: Path) -> DetectionSource:
     )
 
 
+def _content(file: Path) -> dict[str, Any]:
+    """``names`` and the place of each split."""
+    if file.name == _CLASSES:
+        return _listed(file)
+    return read_darknet(file) if file.suffix == ".data" else _load(file)
+
+
 def _load(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -137,6 +155,8 @@ def _listed(file: Path) -> dict[str, Any]:
     names = [line.strip() for line in read_lines(file) if line.strip()]
     if not names:
         raise UserError(f"{file} is empty; write the class names into it, one a line.")
+    if not (file.parent / "images").is_dir():
+        return {"names": names, "all": "."}
     folders = split_folders(file.parent / "images")
     places = {split: f"images/{folder.name}" for split, folder in folders.items()}
     return {"names": names, **(places or {"all": "images"})}
@@ -174,6 +194,11 @@ def _split_records(reader: _Reader, base: Path, file: Path, key: str, places: li
     images = [image for place in places for image in _images(base, file, key, str(place))]
     if not images:
         raise UserError(f"{file}: {key!r} is {places[0]!r}, where no image lies; correct the path.")
+    if not any(image.is_file() for image in images):
+        raise UserError(
+            f"{file}: none of the images of {key!r}, such as {shown(images[0], base)}, is here; "
+            "put them beside their text files, or export the data with its images."
+        )
     labels = [_label_file(image) for image in images]
     if not any(p.is_file() for p in labels):
         if split_name(key) == "test":
@@ -191,21 +216,25 @@ def _images(base: Path, file: Path, key: str, place: str) -> list[Path]:
     # Roboflow writes ../train/images for what lies in train/images beside the file.
     options = [base / place, file.parent / place, file.parent / place.lstrip("./")]
     found = next((p for p in options if p.exists()), None)
+    if found is None and file.suffix == ".data":
+        found = located(place, file.parent, file.parent.parent)
     if found is None:
         raise UserError(f"{file}: {key!r} is {place!r}, but {options[0]} does not exist; correct the path.")
     if found.is_dir():
         return sorted(p for p in found.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     lines = [line.strip() for line in read_lines(found)]
-    return [next((p for p in (base / n, found.parent / n) if p.is_file()), base / n) for n in lines if n]
+    return [located(n, base, found.parent) or base / n for n in lines if n]
 
 
 def _label_file(image: Path) -> Path:
-    """``images`` → ``labels``, the last one in the path; beside the image where there is no such folder."""
-    parts = list(image.with_suffix(".txt").parts)
+    """``images`` → ``labels``, the last one in the path; beside the image where there is no such folder or file."""
+    beside = image.with_suffix(".txt")
+    parts = list(beside.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
-            return Path(*parts[:i], "labels", *parts[i + 1 :])
-    return image.with_suffix(".txt")
+            apart = Path(*parts[:i], "labels", *parts[i + 1 :])
+            return apart if apart.is_file() or not beside.is_file() else beside
+    return beside
 
 
 def _record(reader: _Reader, image: Path, text: Path, image_id: int) -> DetectionRecord:

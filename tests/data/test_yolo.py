@@ -189,3 +189,88 @@ def test_yaml_in_other_notations(tiny, text):
     tiny.write_yolo()
     tiny.write_text("data.yaml", text)
     tiny.check(read_detection(tiny.root), ["train", "val"])
+
+
+def _darknet(tiny, prefix="data/", folder="obj_{}_data", images=True):
+    """As CVAT's "YOLO 1.1" writes it; ``data/`` is the author's folder, which the archive lacks."""
+    keys = {"train": "train", "valid": "val"}
+    lists = "".join(f"{key} = {prefix}{key}.txt\n" for key in keys)
+    tiny.write_text("obj.data", f"classes = 3\n{lists}names = {prefix}obj.names\nbackup = backup/\n")
+    tiny.write_text("obj.names", "bird\ncat\ndog\n")
+    for key, split in keys.items():
+        home = folder.format(key)
+        if images:
+            tiny.write_images(tiny.root / home, tiny.of(split))
+        for item in tiny.of(split):
+            tiny.write_text(f"{home}/{item.stem}.txt", tiny.yolo_text(item) if item.boxes else "")
+        tiny.write_text(f"{key}.txt", "".join(f"{prefix}{home}/{item.stem}.png\n" for item in tiny.of(split)))
+    return tiny.root
+
+
+@pytest.mark.parametrize("prefix", ["data/", "", "/home/me/darknet/data/"])
+@pytest.mark.parametrize("folder", ["obj_{}_data", "images/{}"])
+def test_darknet_as_cvat_writes_it(tiny, prefix, folder):
+    root = _darknet(tiny, prefix, folder)
+    source = read_detection(root)
+    assert source.format == "yolo"
+    tiny.check(source, ["train", "val"], (0, 1, 2))
+    assert source.notes == ()
+    tiny.check(read_detection(root / "obj.data"), ["train", "val"])
+    assert holds_detection(root)
+    assert holds_detection(root / "obj.data")
+
+
+def test_darknets_own_tree_has_the_data_file_apart(tiny):
+    _darknet(tiny)
+    outer = tiny.root.parent / "darknet"
+    outer.mkdir()
+    tiny.root.rename(outer / "data")
+    (outer / "cfg").mkdir()
+    (outer / "data/obj.data").rename(outer / "cfg/obj.data")
+    tiny.check(read_detection(outer / "cfg/obj.data"), ["train", "val"])
+
+
+def test_darknet_validating_on_its_training_images_has_no_validation_split(tiny):
+    _darknet(tiny)
+    tiny.write_text("obj.data", "names = obj.names\ntrain = train.txt\nvalid = train.txt\n")
+    tiny.check(read_detection(tiny.root), ["train"])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("obj.names", "bird\ncat\n", r"obj.data: 'classes' is 3 but obj.names has 2 names; correct one of them"),
+        ("obj.names", "\n", r"obj.names is empty; write the class names into it"),
+        ("obj.data", "names = my.names\ntrain = train.txt", r"'names' is 'my.names', which does not exist"),
+        ("obj.data", "names = obj.names\ntrain = my.txt", r"'train' is 'my.txt', but .* does not exist"),
+    ],
+)
+def test_broken_darknet_file_is_named(tiny, file, text, message):
+    _darknet(tiny)
+    tiny.write_text(file, text)
+    with pytest.raises(UserError, match=message):
+        read_detection(tiny.root)
+
+
+def test_darknet_exported_without_its_images(tiny):
+    with pytest.raises(
+        UserError, match=r"none of the images of 'train', such as data/obj_train_data/im 0.png, is here"
+    ):
+        read_detection(_darknet(tiny, images=False))
+
+
+def test_data_files_of_another_kind_are_passed_over(tiny):
+    tiny.write_yolo()
+    tiny.write_text("iris.data", "5.1,3.5,1.4,0.2,Iris-setosa\n")
+    (tiny.root / "noise.data").write_bytes(b"\xff\xfe\x00names = x")
+    tiny.check(read_detection(tiny.root))
+
+
+def test_labelimg_keeps_images_labels_and_classes_together(tiny):
+    tiny.write_images(tiny.root, tiny.items)
+    for item in tiny.items:
+        tiny.write_text(f"{item.stem}.txt", tiny.yolo_text(item))
+    tiny.write_text("classes.txt", "bird\ncat\ndog\n")
+    tiny.check(read_detection(tiny.root), ["all"], (0, 1, 2))
+    home = tiny.root.rename(tiny.root.parent / "images")
+    tiny.check(read_detection(home), ["all"])
