@@ -25,6 +25,7 @@ from dlrecipes.optim import default_lr, make_optimizer, parameter_groups, schedu
 from dlrecipes.parts import build_part, construct, constructor_parameters, part_spec, unknown_args
 from dlrecipes.ranks import world_size
 from dlrecipes.tasks.compiling import COMPILE_MODES, CompiledNetwork, compile_for_training
+from dlrecipes.tasks.epoch_means import EpochMeans
 
 __all__ = ["BaseTask", "check_batch"]
 
@@ -142,6 +143,7 @@ class BaseTask(L.LightningModule):
         # Lightning's own mean over ranks rounds the number of images of a rank down
         self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
         self.train_loss = MeanMetric(nan_strategy="disable")
+        self._epoch_means = EpochMeans()
         self.register_buffer("_mean", torch.zeros(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.ones(3, 1, 1), persistent=False)
 
@@ -296,27 +298,47 @@ class BaseTask(L.LightningModule):
         else:
             nn.utils.clip_grad_norm_(trained, gradient_clip_val)
 
-    def log_training_mean(
-        self, name: str, mean: MeanMetric, value: Tensor, images: int, *, on_step: bool = False
-    ) -> None:
-        """Log the epoch's mean over the images of all ranks, which wait for each other at its end only.
+    def log_each_step(self, name: str, mean: MeanMetric, value: Tensor, images: int) -> None:
+        """Log a step's value, and the epoch's mean over the images of all ranks, which wait for each other at its end.
 
         Args:
             name: such as ``"train/loss"``.
             mean: an attribute of the task; with one rank Lightning's own is used, which takes less time.
             value: scalar, the mean over this rank's batch.
             images: in that batch.
-            on_step: also log ``value`` itself.
         """
         if world_size() == 1:
-            self.log(name, value, on_step=on_step, on_epoch=True, batch_size=images)
+            self.log(name, value, on_step=True, on_epoch=True, batch_size=images)
             return
-        values = value.expand(images)  # each image counts: MeanMetric without its NaN check drops weights
-        if on_step:
-            mean(values)
-        else:
-            mean.update(values)
-        self.log(name, mean, on_step=on_step, on_epoch=True)
+        mean(value.expand(images))  # each image counts: MeanMetric without its NaN check drops weights
+        self.log(name, mean, on_step=True, on_epoch=True)
+
+    def log_each_epoch(self, values: Mapping[str, Tensor], count: int) -> None:
+        """Log the epoch's means over all ranks, and nothing of a single step, which costs next to nothing then.
+
+        Args:
+            values: by names such as ``"train/accuracy"``: scalars, each the mean of this rank's batch. Batches and
+                ranks may have different ones.
+            count: of what each is the mean: images, or objects.
+        """
+        self._epoch_means.add(values, count)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's means."""
+        self._epoch_means.clear()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the epoch's means after its last step: callbacks that look at the epoch's end come before the task."""
+        if self.trainer.is_last_batch or 0 <= self.trainer.max_steps <= self.trainer.global_step:
+            self._log_epoch_means()
+
+    def on_train_epoch_end(self) -> None:
+        """Log them for an epoch that was cut off."""
+        self._log_epoch_means()
+
+    def _log_epoch_means(self) -> None:
+        # every rank has the same numbers: nothing to reduce
+        self.log_dict(self._epoch_means.take(), on_step=False, on_epoch=True, batch_size=1, rank_zero_only=False)
 
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 
 from dlrecipes.contracts import DataInfo, ImageBatch
 from dlrecipes.errors import UserError
@@ -36,8 +36,6 @@ class ClassificationTask(ImageTask):
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
         >>> task = ClassificationTask(network, nn.CrossEntropyLoss(label_smoothing=0.1), optimizer="sgd", lr=0.05)
     """
-
-    train_accuracy: MeanMetric
 
     monitor: str = "val/f1"
     monitor_mode: str = "max"
@@ -85,7 +83,6 @@ class ClassificationTask(ImageTask):
             )
         if self.loss is None:
             self.loss = self.configure_loss(info)
-        self.train_accuracy = MeanMetric(nan_strategy="disable")
         super().bind(replace(info, link=link_of(self.loss)))
 
     def on_train_start(self) -> None:
@@ -127,7 +124,7 @@ class ClassificationTask(ImageTask):
         """``train/accuracy`` where each image has its one label, unmixed."""
         if batch["targets"].dim() == 1:
             accuracy = (outputs.argmax(1) == batch["targets"]).float().mean()
-            self.log_training_mean("train/accuracy", self.train_accuracy, accuracy, len(outputs))
+            self.log_each_epoch({"train/accuracy": accuracy}, len(outputs))
 
 
 def _advice(model: nn.Module, loss: nn.Module | None) -> str | None:

@@ -15,7 +15,7 @@ from dlrecipes.contracts import DataInfo, DetectionBatch, DetectionOutput, Predi
 from dlrecipes.errors import UserError
 from dlrecipes.functional.boxes import cxcywh_to_xyxy
 from dlrecipes.models.detr import DETR, SetCriterion
-from dlrecipes.ranks import gather_in_order, gather_objects, world_size
+from dlrecipes.ranks import gather_in_order
 from dlrecipes.tasks.base import BaseTask, check_batch
 
 __all__ = ["DetectionTask", "longest_prefix"]
@@ -91,7 +91,6 @@ class DetectionTask(BaseTask):
         self.criterion = criterion if criterion is not None else self.configure_loss()
         self.val_metric, self.test_metric = self.configure_metrics(), self.configure_metrics()
         self._evaluated: list[tuple[Prediction, dict[str, Tensor]]] = []  # of this rank, in the running evaluation
-        self._sums: dict[str, tuple[Tensor, int]] = {}  # of this rank's terms in the running epoch, among several ranks
 
     # ---- hooks ----------------------------------------------------------------------------------------------------
 
@@ -190,40 +189,17 @@ class DetectionTask(BaseTask):
         """
         _, loss, terms = self.step(batch)
         size = len(batch["targets"])
-        self.log_training_mean("train/loss", self.train_loss, loss.detach(), size, on_step=True)
+        self.log_each_step("train/loss", self.train_loss, loss.detach(), size)
         shown = {
             f"train/{name}": value.detach()
             for name, value in terms.items()
             if not name.rpartition("_")[2].isdigit() and not name.endswith("_enc")
         }
         of_objects = {name: shown.pop(name) for name in _OF_OBJECTS if name in shown}
-        self._log_terms(shown, size)
+        self.log_each_epoch(shown, size)
         if objects := sum(len(target["labels"]) for target in batch["targets"]):
-            self._log_terms(of_objects, objects)
+            self.log_each_epoch(of_objects, objects)
         return {name: value.detach() for name, value in terms.items()} | {"loss": loss}
-
-    def _log_terms(self, terms: Mapping[str, Tensor], count: int) -> None:
-        """The epoch's means. Among several ranks they are summed up here: which terms a batch has may depend on its
-        objects, and ranks that log different metrics would wait for each other for ever."""
-        if world_size() == 1:
-            self.log_dict(terms, on_step=False, on_epoch=True, batch_size=count)
-            return
-        for name, value in terms.items():
-            total, seen = self._sums.get(name, (torch.zeros_like(value), 0))
-            self._sums[name] = (total + value * count, seen + count)
-
-    def on_train_epoch_start(self) -> None:
-        """Begin with no terms."""
-        self._sums = {}
-
-    def on_train_epoch_end(self) -> None:
-        """Log the means of the training's terms over all ranks."""
-        if world_size() == 1:
-            return
-        ranks = gather_objects({name: (float(total), seen) for name, (total, seen) in self._sums.items()})
-        for name in dict.fromkeys(name for found in ranks for name in found):
-            totals, seen = zip(*(found[name] for found in ranks if name in found), strict=True)
-            self.log(name, sum(totals) / sum(seen), rank_zero_only=False)
 
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> DetectionOutput:
         """Loss and predictions of one validation batch."""

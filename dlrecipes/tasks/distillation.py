@@ -10,7 +10,6 @@ from typing import Any
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
 
 from dlrecipes.contracts import DataInfo, ImageBatch
 from dlrecipes.errors import UserError
@@ -136,7 +135,6 @@ class DistillationTask(ClassificationTask):
         self._shared: SharedClasses | None = None
         self._distill_takes: frozenset[str] = frozenset()
         self._distill_loss: Tensor | None = None
-        self.train_distill_loss = MeanMetric(nan_strategy="disable")
 
     # ---- the teacher ----------------------------------------------------------------------------------------------
 
@@ -245,7 +243,7 @@ class DistillationTask(ClassificationTask):
         """Also ``train/distill_loss``."""
         super().log_training(outputs, batch)
         if self._distill_loss is not None:
-            self.log_training_mean("train/distill_loss", self.train_distill_loss, self._distill_loss, len(outputs))
+            self.log_each_epoch({"train/distill_loss": self._distill_loss}, len(outputs))
 
     def optimizer_step(
         self,

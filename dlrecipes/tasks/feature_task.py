@@ -144,7 +144,7 @@ class FeatureSpaceTask(BaseTask):
         found, self._auxiliary = self._auxiliary, None
         if found is None:
             return loss
-        self.log_training_mean("train/auxiliary_loss", self.train_auxiliary_loss, found, batch_size, on_step=True)
+        self.log_each_step("train/auxiliary_loss", self.train_auxiliary_loss, found, batch_size)
         return loss - self.auxiliary_weight * found
 
     def on_train_start(self) -> None:

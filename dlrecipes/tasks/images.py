@@ -220,7 +220,7 @@ class ImageTask(FeatureSpaceTask):
         """One step; logs ``train/loss``, without the auxiliary loss, so that it compares with ``val/loss``."""
         outputs, loss = self.step(batch)
         shown = self.log_auxiliary(loss.detach(), len(outputs))
-        self.log_training_mean("train/loss", self.train_loss, shown, len(outputs), on_step=True)
+        self.log_each_step("train/loss", self.train_loss, shown, len(outputs))
         self.log_training(outputs.detach(), batch)
         return {"loss": loss}
 

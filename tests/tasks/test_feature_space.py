@@ -54,6 +54,7 @@ def bound(task: ImageTask, info: Any = INFO["classification"]) -> ImageTask:
     task.configure_model()
     task.logged = {}
     task.log = lambda name, value, **kwargs: task.logged.update({name: value})  # type: ignore[method-assign]
+    task.log_each_epoch = lambda values, count: task.logged.update(values)  # type: ignore[method-assign]
     return task.train()
 
 

@@ -1,0 +1,56 @@
+"""Means of an epoch's training steps, added up where they are computed and logged once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from dlrecipes.ranks import gather_objects, world_size
+
+__all__ = ["EpochMeans"]
+
+
+class EpochMeans:
+    """Weighted means by name, without a word to the Trainer or a wait for the device in a step.
+
+    Lightning's ``log`` takes a millisecond or two each time that a large network has filled the processor's caches in
+    between, for means that nobody sees before the epoch's end. What a step has may depend on its objects: ranks may
+    hold different names.
+
+    Example:
+        >>> means = EpochMeans()
+        >>> means.add({"train/accuracy": torch.tensor(0.5)}, 2)
+        >>> means.add({"train/accuracy": torch.tensor(1.0)}, 6)
+        >>> means.take()
+        {'train/accuracy': tensor(0.8750)}
+        >>> means.take()
+        {}
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[Tensor, int]] = {}
+
+    def add(self, values: Mapping[str, Tensor], count: int) -> None:
+        """Scalars, each the mean of ``count`` things, in float32 at least."""
+        for name, value in values.items():
+            total, seen = self._sums.get(name, (0.0, 0))
+            exact = value.detach().to(torch.promote_types(value.dtype, torch.float32))
+            self._sums[name] = (total + exact * count, seen + count)
+
+    def take(self) -> dict[str, Tensor]:
+        """The means over all ranks since the last call, the same on each; all have to ask."""
+        sums, self._sums = self._sums, {}
+        if world_size() == 1:
+            return {name: total / seen for name, (total, seen) in sums.items()}
+        ranks = gather_objects({name: (float(total), seen) for name, (total, seen) in sums.items()})
+        means = {}
+        for name in dict.fromkeys(name for found in ranks for name in found):
+            totals, seen = zip(*(found[name] for found in ranks if name in found), strict=True)
+            means[name] = torch.tensor(sum(totals) / sum(seen))
+        return means
+
+    def clear(self) -> None:
+        """Begin an epoch."""
+        self._sums = {}
