@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from dlrecipes.callbacks import (
     GracefulStop,
     LastValidation,
     NonFiniteStop,
+    SaveWithinEpoch,
 )
 from dlrecipes.callbacks.exact_resume import seed_everything_at
 from dlrecipes.callbacks.loss_early_stopping import watched_loss
@@ -202,6 +202,7 @@ def run_callbacks(
     """
     if ema is not None and not 0 < ema < 1:
         raise UserError(f"--ema must be between 0 and 1, got {ema}.")
+    within_epoch = _save_within_epoch(folder, every_n_steps, every_n_minutes)
     # The callback copies the weights before Lightning moves them, and would keep the average on the CPU.
     device = "cuda" if uses_cuda(accelerator) else None
     return [
@@ -211,35 +212,35 @@ def run_callbacks(
         GracefulStop(folder.last_checkpoint),
         *([] if ema is None else [AveragedWeights(ema, device)]),
         ExactEvaluation(),  # after the averaging, which exchanges the weights at the same hook
-        *make_checkpoint_callbacks(folder, monitor, mode, every_n_steps, every_n_minutes, by_loss=True),
+        *make_checkpoint_callbacks(folder, monitor, mode, by_loss=True),
+        *within_epoch,
     ]
 
 
+def _save_within_epoch(
+    folder: RunFolder, every_n_steps: int | None, every_n_minutes: float | None
+) -> list[SaveWithinEpoch]:
+    for option, value in (("steps", every_n_steps), ("minutes", every_n_minutes)):
+        if value is not None and value <= 0:
+            raise UserError(f"--checkpoint-every-n-{option} must be above 0, got {value}.")
+    if every_n_steps is None and every_n_minutes is None:
+        return []
+    return [SaveWithinEpoch(folder.last_checkpoint, every_n_steps=every_n_steps, every_n_minutes=every_n_minutes)]
+
+
 def make_checkpoint_callbacks(
-    folder: RunFolder,
-    monitor: str,
-    mode: str = "max",
-    every_n_steps: int | None = None,
-    every_n_minutes: float | None = None,
-    by_loss: bool = False,
+    folder: RunFolder, monitor: str, mode: str = "max", by_loss: bool = False
 ) -> list[ModelCheckpoint]:
-    """``best.ckpt`` by ``monitor``; ``last.ckpt`` after every epoch, and more often if wanted.
+    """``best.ckpt`` by ``monitor``; ``last.ckpt`` after every epoch.
 
     Args:
         folder: of the run.
         monitor: logged metric.
         mode: ``"max"`` or ``"min"``.
-        every_n_steps, every_n_minutes: also save ``last.ckpt`` so often within an epoch.
         by_loss: also keep ``best_loss.ckpt``, by the task's ``loss_monitor``, or ``val/loss`` where that is not logged,
             unless it is ``monitor``: the two part where a network becomes over-confident. A task that logs neither has
             none.
-
-    Raises:
-        UserError: an interval that is not above 0.
     """
-    for option, value in (("steps", every_n_steps), ("minutes", every_n_minutes)):
-        if value is not None and value <= 0:
-            raise UserError(f"--checkpoint-every-n-{option} must be above 0, got {value}.")
 
     def checkpoint(filename: str, **when: Any) -> ModelCheckpoint:
         return ModelCheckpoint(
@@ -251,10 +252,6 @@ def make_checkpoint_callbacks(
         checkpoint("best", monitor=monitor, mode=mode, save_on_train_epoch_end=False),
         checkpoint("last", every_n_epochs=1, save_on_train_epoch_end=True),
     ]
-    if every_n_steps is not None:
-        found.append(checkpoint("last", every_n_train_steps=every_n_steps))
-    if every_n_minutes is not None:
-        found.append(checkpoint("last", train_time_interval=timedelta(minutes=every_n_minutes)))
     if by_loss and monitor != "val/loss":  # last: Lightning's "best" is that of the first
         found.append(
             _BestByLoss(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dlrecipes.callbacks.non_finite import NonFiniteStop
     from dlrecipes.callbacks.proximal_l1 import ProximalL1
     from dlrecipes.callbacks.sanity_checks import SanityChecks
+    from dlrecipes.callbacks.save_within_epoch import SaveWithinEpoch
     from dlrecipes.callbacks.shift_monitor import CovariateShiftMonitor
     from dlrecipes.callbacks.staged_recipe import StagedRecipe
     from dlrecipes.callbacks.time_budget import TimeBudget
@@ -40,6 +41,7 @@ __all__ = [
     "NonFiniteStop",
     "ProximalL1",
     "SanityChecks",
+    "SaveWithinEpoch",
     "StagedRecipe",
     "StopRequested",
     "TimeBudget",
@@ -61,6 +63,7 @@ _MODULES = {
     "NonFiniteStop": "non_finite",
     "ProximalL1": "proximal_l1",
     "SanityChecks": "sanity_checks",
+    "SaveWithinEpoch": "save_within_epoch",
     "StagedRecipe": "staged_recipe",
     "StopRequested": "graceful_stop",
     "TimeBudget": "time_budget",

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from dlrecipes.callbacks.agreement import RankAgreement
 from dlrecipes.callbacks.ordering import list_callbacks, move_to_end
 
-__all__ = ["GracefulStop", "StopRequested"]
+__all__ = ["GracefulStop", "StopRequested", "more_belongs_to_this_batch"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ENDLESS = 2**62  # batches of a validation set without a length
@@ -100,7 +100,7 @@ class GracefulStop(pl.Callback):
         self._agreed = max(self._agreed, self._agreement.exchange(self._received))
         stepped = trainer.global_step != self._global_step
         self._global_step = trainer.global_step
-        if self._agreed and stepped and not _more_belongs_to_this_batch(trainer, batch_idx):
+        if self._agreed and stepped and not more_belongs_to_this_batch(trainer, batch_idx):
             self._stop(trainer)
         self._waiting_for_batch = True
 
@@ -201,9 +201,9 @@ class GracefulStop(pl.Callback):
         raise StopRequested(0 if _launched_by_rank_zero(trainer) else 128 + self._agreed)
 
 
-def _more_belongs_to_this_batch(trainer: pl.Trainer, batch_idx: int) -> bool:
+def more_belongs_to_this_batch(trainer: pl.Trainer, batch_idx: int) -> bool:
     """Whether a validation or the end of the epoch follows; a checkpoint taken before it would skip it on resume."""
-    if trainer.is_last_batch:
+    if trainer.is_last_batch or 0 <= trainer.max_steps <= trainer.global_step:
         return True
     interval = trainer.val_check_batch
     if not trainer.enable_validation or interval is None or interval == float("inf"):
