@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.detection import MeanAveragePrecision
 
 from dlrecipes.contracts import DataInfo, DetectionBatch, DetectionOutput, Prediction
 from dlrecipes.errors import UserError
@@ -17,11 +15,11 @@ from dlrecipes.functional.boxes import cxcywh_to_xyxy
 from dlrecipes.models.detr import DETR, SetCriterion
 from dlrecipes.ranks import gather_in_order
 from dlrecipes.tasks.base import BaseTask, check_batch
+from dlrecipes.tasks.coco_metric import coco_metric, named_metrics
 
 __all__ = ["DetectionTask", "longest_prefix"]
 
 _OF_OBJECTS = ("train/class_error", "train/matched_iou")  # a batch's means over its objects, not over its images
-_METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
 
 
 class DetectionTask(BaseTask):
@@ -103,16 +101,7 @@ class DetectionTask(BaseTask):
 
         It is given all ranks' images in the order of the data set, so make it with ``sync_on_compute=False``.
         """
-        # torchmetrics' own thresholds are float32: a recall of exactly .1 then falls on the wrong side of .1
-        metric = MeanAveragePrecision(
-            iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
-            rec_thresholds=np.linspace(0.0, 1.0, 101).tolist(),
-            backend="faster_coco_eval",
-            class_metrics=True,
-            sync_on_compute=False,
-        )
-        metric.warn_on_many_detections = False  # COCO counts the best 100 of an image; the data's notes say so
-        return metric
+        return coco_metric()
 
     def default_info(self) -> DataInfo:
         """Class names ``class_0`` ... as many as the model has."""
@@ -280,16 +269,8 @@ class DetectionTask(BaseTask):
         # every rank has computed the same numbers: nothing to reduce
         self.log(f"{stage}/loss", mean_loss.compute(), rank_zero_only=False)
         mean_loss.reset()
-        self.log_dict(
-            {f"{stage}/{name}": values[name].float() for name in _METRICS if name in values}, rank_zero_only=False
-        )
-        per_class, labels = values.get("map_per_class"), values.get("classes")
-        if per_class is None or labels is None or self.info is None or per_class.numel() < 1:
-            return
-        found = dict(zip(labels.reshape(-1).tolist(), per_class.reshape(-1), strict=False))
-        self.log_dict(
-            {f"{stage}/map_class/{name}": found[i].float() for i, name in enumerate(self.info.classes) if i in found}
-        )
+        found = named_metrics(values, () if self.info is None else self.info.classes)
+        self.log_dict({f"{stage}/{name}": value for name, value in found.items()}, rank_zero_only=False)
 
 
 def longest_prefix(name: str, names: Container[str]) -> str | None:
