@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlrecipes.data.coco_images import coco_image_paths
+from dlrecipes.data.label_studio import is_label_studio
 from dlrecipes.data.layout import (
     check_class_names,
     files_with_suffix,
@@ -21,6 +21,7 @@ from dlrecipes.data.layout import (
     split_folders,
     split_name,
 )
+from dlrecipes.data.named_images import named_image_paths
 from dlrecipes.data.records import DetectionRecord, DetectionSource, Finding, make_record
 from dlrecipes.errors import UserError
 
@@ -75,6 +76,8 @@ def _looks_like_coco(path: Path) -> bool:
         return False
     if path.parent.name == "annotations" or path.name.endswith(".coco.json"):
         return True
+    if is_label_studio(path):
+        return False
     with path.open("rb") as file:
         head = file.read(4096)
     return any(f'"{key}"'.encode() in head for key in _KEYS)
@@ -203,7 +206,7 @@ def _records(
 ) -> list[DetectionRecord]:
     by_image = _annotations_by_image(file, position, problems)
     names = [_file_name(file, image) for image in file.images]
-    paths = coco_image_paths(file.path, root, split, names, notes)
+    paths = named_image_paths(file.path, root, split, names, notes)
     records = []
     for running, (image, path) in enumerate(zip(file.images, paths, strict=True)):
         found = by_image.get(image["id"], [])

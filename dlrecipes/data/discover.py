@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dlrecipes.data.boxes_csv import find_csv, holds_boxes, read_csv
 from dlrecipes.data.coco import find_coco, read_coco
+from dlrecipes.data.cvat import find_cvat, is_cvat, read_cvat
+from dlrecipes.data.label_studio import find_label_studio, is_label_studio, read_label_studio
 from dlrecipes.data.layout import split_name
 from dlrecipes.data.records import DetectionSource
 from dlrecipes.data.voc import find_voc, read_voc
@@ -16,8 +20,8 @@ __all__ = ["DETECTION_FORMATS", "holds_detection", "read_detection"]
 
 DETECTION_FORMATS = (
     "COCO JSON (annotations/instances_*.json, *.json, train/_annotations.coco.json), "
-    "Pascal VOC (Annotations/*.xml, *.xml), YOLO (data.yaml with 'names', obj.data or classes.txt) "
-    "and CSV (*.csv with image, x1, y1, x2, y2, label)"
+    "Label Studio JSON (*.json), CVAT XML (annotations.xml), Pascal VOC (Annotations/*.xml, *.xml), "
+    "YOLO (data.yaml with 'names', obj.data or classes.txt) and CSV (*.csv with image, x1, y1, x2, y2, label)"
 )
 """What is looked for, for messages."""
 
@@ -28,11 +32,9 @@ def holds_detection(path: str | Path) -> bool:
     try:
         if root is not None and root.is_file():
             name = root.suffix.lower()
-            return name in (".json", ".yaml", ".yml", ".data") or (name == ".csv" and holds_boxes(root))
+            return name in (".json", ".xml", ".yaml", ".yml", ".data") or (name == ".csv" and holds_boxes(root))
         while root is not None and root.is_dir():
-            if find_coco(root) or find_voc(root) or find_yolo(root) is not None or find_csv(root):
-                return True
-            if holds_text_labels(root):
+            if _reader(root) is not None or holds_text_labels(root):
                 return True
             root = _only_folder(root)
     except UserError:  # there is something, and reading it says what is wrong
@@ -46,8 +48,8 @@ def read_detection(path: str | Path) -> DetectionSource:
     """Read a detection data set of any supported format; images are not decoded.
 
     Args:
-        path: a folder, or one annotation file (``.json``, ``.yaml``, ``.data``, ``.csv``). In a folder, COCO goes before
-            VOC, VOC before YOLO, YOLO before CSV. A folder that holds nothing but one folder is entered.
+        path: a folder, or one annotation file (``.json``, ``.xml``, ``.yaml``, ``.data``, ``.csv``). A folder is asked
+            for the formats in the order of `DETECTION_FORMATS`; one that holds nothing but one folder is entered.
 
     Returns:
         The records by split. Where the data names no split, all records are under ``"all"``: see
@@ -64,7 +66,9 @@ def read_detection(path: str | Path) -> DetectionSource:
 
 def _read(given: Path) -> DetectionSource:
     if not given.exists():
-        raise UserError(f"{given} does not exist; give the folder of a data set, or a .json, .yaml or .csv file.")
+        raise UserError(
+            f"{given} does not exist; give the folder of a data set, or a .json, .xml, .yaml, .data or .csv file."
+        )
     if given.is_file():
         return _read_file(given)
     if not any(given.iterdir()):
@@ -85,14 +89,24 @@ def _read(given: Path) -> DetectionSource:
 
 
 def _read_folder(root: Path) -> DetectionSource | None:
+    read = _reader(root)
+    return None if read is None else read()
+
+
+def _reader(root: Path) -> Callable[[], DetectionSource] | None:
+    """What reads the annotations that lie in a folder; None if none do."""
     if coco := find_coco(root):
-        return read_coco(root, coco)
+        return partial(read_coco, root, coco)
+    if tasks := find_label_studio(root):
+        return partial(read_label_studio, root, tasks)
+    if (cvat := find_cvat(root)) is not None:
+        return partial(read_cvat, cvat)
     if voc := find_voc(root):
-        return read_voc(root, voc)
+        return partial(read_voc, root, voc)
     if (yolo := find_yolo(root)) is not None:
-        return read_yolo(yolo)
+        return partial(read_yolo, yolo)
     if table := find_csv(root):
-        return read_csv(root, table)
+        return partial(read_csv, root, table)
     return None
 
 
@@ -100,13 +114,19 @@ def _read_file(file: Path) -> DetectionSource:
     split = split_name(file.stem) or "all"
     match file.suffix.lower():
         case ".json":
+            if is_label_studio(file):
+                return read_label_studio(file.parent, {split: file})
             root = file.parent.parent if file.parent.name == "annotations" else file.parent
             return read_coco(root, {split: file})
+        case ".xml" if is_cvat(file):
+            return read_cvat(file)
         case ".yaml" | ".yml" | ".data":
             return read_yolo(file)
         case ".csv":
             return read_csv(file.parent, {split: file})
-    raise UserError(f"{file} is no annotation file; give the folder of the data set, or a .json, .yaml or .csv file.")
+    raise UserError(
+        f"{file} is no annotation file; give the folder of the data set, or a .json, .xml, .yaml, .data or .csv file."
+    )
 
 
 def _only_folder(folder: Path) -> Path | None:

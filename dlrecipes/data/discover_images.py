@@ -8,6 +8,7 @@ from pathlib import Path
 from dlrecipes.data.discover import holds_detection
 from dlrecipes.data.image_source import ImageSource
 from dlrecipes.data.image_targets import KINDS
+from dlrecipes.data.label_studio import refuse_choices
 from dlrecipes.data.layout import IMAGE_SUFFIXES, files_with_suffix, split_name
 from dlrecipes.data.read_folders import find_folders, read_folders
 from dlrecipes.data.read_parquet import find_parquet, read_parquet
@@ -126,6 +127,7 @@ def _read_folder(given: Path, target: str | Sequence[str] | None, kind: str, ima
 def _refuse_boxes(given: Path) -> None:
     """What is no data for labels of whole images may be data for boxes."""
     if holds_detection(given):
+        refuse_choices(given if given.is_dir() else given.parent)
         raise UserError(
             f"{given} holds boxes of objects, not labels of whole images: train with recipes/train_detr.py, or move "
             "each image into a folder named as its class."

@@ -80,7 +80,7 @@ class DetectionSource:
 
     Attributes:
         root: folder that was given.
-        format: ``"coco"``, ``"voc"``, ``"yolo"``, ``"csv"`` or ``"scenes"``.
+        format: ``"coco"``, ``"label-studio"``, ``"cvat"``, ``"voc"``, ``"yolo"``, ``"csv"`` or ``"scenes"``.
         splits: records by split; ``valid`` and ``train2017`` are called ``val`` and ``train``.
         classes: class names; position = contiguous label; the union over splits.
         category_ids: the data set's own id of each class, in the order of ``classes``.

@@ -287,7 +287,7 @@ def test_an_image_is_not_taken_from_another_split_nor_from_a_folder_of_twins(tin
 def test_an_image_that_lies_in_two_further_folders_is_asked_about(tiny):
     _in_two_folders(tiny, "images/train", "images/extra")
     tiny.write_images(tiny.root / "images/more", tiny.of("train")[3:])
-    with pytest.raises(UserError, match=r"'im 3\.png' is in images/extra and in images/more; write its folder"):
+    with pytest.raises(UserError, match=r"'im 3\.png' is in images/extra and in images/more; write its folder before"):
         read_detection(tiny.root)
 
 

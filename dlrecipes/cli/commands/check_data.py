@@ -12,7 +12,7 @@ HELP = "read a data set, count, find what would go wrong"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.add_argument(
-        "path", metavar="PATH", help="boxes (COCO, Pascal VOC, YOLO, CSV) or labels (folders, CSV, Parquet)"
+        "path", metavar="PATH", help="boxes (COCO, Pascal VOC, YOLO, CSV ...) or labels (folders, CSV, Parquet)"
     )
     parser.add_argument(
         "--kind", choices=("auto", "detection", "images"), default="auto", help="what to look for (default: both)"

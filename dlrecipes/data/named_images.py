@@ -1,4 +1,4 @@
-"""Where the images of a COCO file lie: the format says what they are called, and exporters choose the folder."""
+"""Where the images lie that one file for a whole split names: their folder is a matter of taste among exporters."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 from dlrecipes.data.layout import shown, split_folders, split_name
 from dlrecipes.errors import UserError
 
-__all__ = ["coco_image_paths"]
+__all__ = ["named_image_paths"]
 
 _SAMPLE = 20  # images by which a folder is chosen
 
 
-def coco_image_paths(file: Path, root: Path, split: str, names: Sequence[str], notes: list[str]) -> list[Path]:
+def named_image_paths(
+    file: Path, root: Path, split: str, names: Sequence[str], notes: list[str], *, also: Sequence[Sequence[str]] = ()
+) -> list[Path]:
     """The path of each image; one that is nowhere keeps its place in the folder of the others, for the audit to name.
 
     The folder that holds most of a sample counts. What is not in it is looked for in the other folders: not in those
@@ -24,17 +26,18 @@ def coco_image_paths(file: Path, root: Path, split: str, names: Sequence[str], n
     the folders that all names share, then its last part, if that is unique.
 
     Args:
-        file: COCO JSON.
+        file: COCO JSON, or what else names images.
         root: data set folder.
         split: its name, or ``"all"``.
-        names: ``file_name`` of the images, with ``/`` between folders.
+        names: of the images, with ``/`` between folders.
         notes: gets a sentence for images that lie in another folder than the most.
+        also: the same names as they may be called instead, tried last.
 
     Raises:
         UserError: if no image is found, or if one is in two of the other folders.
     """
     folders = _candidates(file, root, split)
-    for tried in _spellings(names):
+    for tried in (*_spellings(names), *also):
         best = _fullest(folders, tried)
         if best is None:
             continue
@@ -112,6 +115,6 @@ def _one_of(folders: Sequence[Path], name: str, file: Path, root: Path) -> Path 
     if len(holding) > 1:
         raise UserError(
             f"{file}: image {name!r} is in {shown(holding[0], root)} and in {shown(holding[1], root)}; "
-            "write its folder into 'file_name'."
+            "write its folder before its name."
         )
     return holding[0] if holding else None
