@@ -19,13 +19,14 @@ from dlrecipes.data.images import decode_image
 from dlrecipes.data.layout import IMAGE_SUFFIXES
 from dlrecipes.data.sampler import EpochSampler
 from dlrecipes.data.transforms import eval_transform
+from dlrecipes.data.walk import image_files
 from dlrecipes.errors import UserError
 
 __all__ = ["check_images", "find_images", "predict_loader"]
 
 
 def find_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
-    """The image files among ``paths``: files as given, folders searched with all below them, in order of name.
+    """The image files among ``paths``: files as given, folders with all below them (`image_files`), in order of name.
 
     Raises:
         UserError: if a path is missing or a folder holds no image.
@@ -36,7 +37,7 @@ def find_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
     found: list[str] = []
     for path in map(Path, given):
         if path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if _is_image(p, path))
+            inside = sorted(str(Path(name)) for name in image_files(path) if os.path.isfile(name))
             if not inside:
                 raise UserError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
             found += inside
@@ -45,12 +46,6 @@ def find_images(paths: str | Path | Sequence[str | Path]) -> list[str]:
         else:
             raise UserError(f"{path} does not exist: give image files or a folder of them.")
     return found
-
-
-def _is_image(path: Path, folder: Path) -> bool:
-    """By its suffix; what is hidden is left out, as in training: ``._photo.jpg`` of an archive is no picture."""
-    hidden = any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
 
 
 def check_images(paths: Sequence[str]) -> list[int]:

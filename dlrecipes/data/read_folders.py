@@ -4,14 +4,12 @@
 
     root/cat/*.jpg                      root/train/cat/*.jpg    root/val/cat/*.jpg    root/test/cat/*.jpg
 
-Folders within a class folder belong to that class, and so do folders that it links to; one is read once in a class, and
-a link to a folder around it is not followed. Hidden files and files that are no images by their suffix are left alone.
+Folders within a class folder belong to that class, and so do folders that it links to (`dlrecipes.data.walk`). Hidden
+files and files that are no images by their suffix are left alone.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from dlrecipes.data.layout import (
     split_folders,
 )
 from dlrecipes.data.records import Finding
+from dlrecipes.data.walk import image_files, walk_folders
 from dlrecipes.errors import UserError
 
 __all__ = ["find_folders", "read_folders"]
@@ -67,7 +66,7 @@ def read_folders(root: Path, folders: dict[str, Path]) -> ImageSource:
     Raises:
         UserError: for images that lie beside the class folders, or class names that contradict each other.
     """
-    found = {split: {f.name: list(_walk(f)) for f in _children(folder)} for split, folder in folders.items()}
+    found = {split: {f.name: list(image_files(f)) for f in _children(folder)} for split, folder in folders.items()}
     filled = {split: {name for name, paths in classes.items() if paths} for split, classes in found.items()}
     _refuse_loose_images(root, folders)
     check_split_classes(filled)
@@ -100,42 +99,13 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    return [child for child in _children(folder) if next(_walk(child), None)]
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """Image files in a folder and the folders within it, hidden ones left out."""
-    for parent, names, _ in _folders(folder):
-        for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield os.path.join(parent, name)
-
-
-def _folders(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """A folder and those within it, each once: its path, its files, and links that would lead to one of them again.
-
-    A link to a folder around ``folder`` would bring the other classes under its name, and it again, without end.
-    """
-    top = os.path.realpath(folder)
-    entered = {top}
-    for parent, children, names in os.walk(folder, followlinks=True):
-        kept, repeated = [], []
-        for child in sorted(c for c in children if not c.startswith((".", "__"))):
-            path = os.path.join(parent, child)
-            real = os.path.realpath(path)
-            if real in entered or Path(top).is_relative_to(real):
-                repeated.append(path)
-            else:
-                entered.add(real)
-                kept.append(child)
-        children[:] = kept
-        yield parent, sorted(names), repeated
+    return [child for child in _children(folder) if next(image_files(child), None)]
 
 
 def _repeated(root: Path, folders: dict[str, Path]) -> list[str]:
     """Links to folders that are not followed, as they are shown."""
     classes = [child for folder in folders.values() for child in _children(folder)]
-    return [shown(link, root) for folder in classes for _, _, links in _folders(folder) for link in links]
+    return [shown(link, root) for folder in classes for _, _, links in walk_folders(folder) for link in links]
 
 
 def _refuse_loose_images(root: Path, folders: dict[str, Path]) -> None:
@@ -152,7 +122,9 @@ def _left_out(root: Path, folders: dict[str, Path]) -> list[str]:
     """Notes about what lies in ``root`` and is not read."""
     notes = _hidden_classes(root, folders)
     if "all" not in folders:
-        unlabelled = [f for f in split_folders(root).values() if f not in folders.values() and next(_walk(f), None)]
+        unlabelled = [
+            f for f in split_folders(root).values() if f not in folders.values() and next(image_files(f), None)
+        ]
         notes += [f"{f.name} holds images without class folders: it is left out" for f in unlabelled]
         others = [f.name for f in _class_folders(root) if f not in folders.values() and f not in unlabelled]
         if others:

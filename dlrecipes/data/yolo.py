@@ -30,6 +30,7 @@ from dlrecipes.data.layout import (
     split_name,
 )
 from dlrecipes.data.records import DetectionRecord, DetectionSource, make_record
+from dlrecipes.data.walk import image_files
 from dlrecipes.errors import UserError
 
 __all__ = ["find_yolo", "holds_text_labels", "read_yolo"]
@@ -221,7 +222,7 @@ def _images(base: Path, file: Path, key: str, place: str) -> list[Path]:
     if found is None:
         raise UserError(f"{file}: {key!r} is {place!r}, but {options[0]} does not exist; correct the path.")
     if found.is_dir():
-        return sorted(p for p in found.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        return sorted(map(Path, image_files(found)))
     lines = [line.strip() for line in read_lines(found)]
     return [located(n, base, found.parent) or base / n for n in lines if n]
 
