@@ -94,7 +94,7 @@ def load_checkpoint_file(
     path: str | os.PathLike[str],
     map_location: str | torch.device | dict[str, str] | Callable[..., Any] | None = "cpu",
 ) -> dict[str, Any]:
-    """Read a checkpoint with ``weights_only=True``.
+    """Read a checkpoint with ``weights_only=True``, and compare the checksums in it.
 
     Returns:
         The dictionary that was saved.
@@ -112,6 +112,7 @@ def load_checkpoint_file(
         with warnings.catch_warnings():  # on a foreign pickle protocol torch warns before it refuses
             warnings.simplefilter("ignore", UserWarning)
             content = torch.load(source, map_location=map_location, weights_only=True)
+            _compare_checksums(source)
     except PermissionError as error:
         raise CheckpointError(f"checkpoint '{source}' cannot be read ({error.strerror}).") from error
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything
@@ -202,6 +203,14 @@ def _fail(target: Path, error: Exception) -> NoReturn:
 
 def _kept(target: Path) -> str:
     return "the old file is kept; " if target.exists() else ""
+
+
+def _compare_checksums(source: Path) -> None:
+    """Torch writes a CRC-32 of each tensor and reads none: weights with a flipped bit would be used without a word."""
+    if zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
 
 
 def _refuse(source: Path, error: Exception) -> NoReturn:

@@ -136,6 +136,17 @@ def test_truncated_checkpoint_is_one_sentence(tmp_path, part):
         load_checkpoint_file(path)
 
 
+def test_a_flipped_bit_in_the_weights_is_found(tmp_path):
+    path = tmp_path / "x.ckpt"
+    save_checkpoint_file({"w": torch.zeros(1000)}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(bytes(4000)) + 2000] ^= 1
+    path.write_bytes(data)
+    assert torch.load(path, weights_only=True)["w"].any()  # torch says nothing
+    with pytest.raises(CheckpointError, match="is damaged or no checkpoint"):
+        load_checkpoint_file(path)
+
+
 def test_missing_folder_and_bare_tensor(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         load_checkpoint_file(tmp_path / "none.ckpt")
