@@ -23,7 +23,7 @@ from dlrecipes.data.near_duplicates import find_near_copies, near_copy_warnings
 from dlrecipes.data.records import Finding
 from dlrecipes.errors import UserError
 
-__all__ = ["ImageAuditReport", "audit_images"]
+__all__ = ["ImageAuditReport", "audit_images", "missing_image"]
 
 _SKIP = "--data.skip_corrupt true"
 _FORMS = {
@@ -90,6 +90,19 @@ def audit_images(
     )
 
 
+def missing_image(root: str, name: str, more: str) -> UserError:
+    """The sentence about an image that does not exist.
+
+    Args:
+        root: of the data.
+        name: of the image.
+        more: ``" (2 more like it)"``, or nothing.
+    """
+    return UserError(
+        f"{root} names a missing image: {name} does not exist{more}; restore it, or leave such images out with {_SKIP}."
+    )
+
+
 def _refuse_empty_splits(source: ImageSource) -> None:
     for name, table in source.splits.items():
         if not len(table):
@@ -105,10 +118,7 @@ def _unreadable(source: ImageSource, facts: SourceFacts, folder: str, skip_corru
         row, name = next(iter(names.items()))
         more = f" ({len(names) - 1} more like it)" if len(names) > 1 else ""
         if row in facts.missing:
-            raise UserError(
-                f"{source.root} names a missing image: {name} does not exist{more}; restore it, or leave such images "
-                f"out with {_SKIP}."
-            )
+            raise missing_image(source.root, name, more)
         raise UserError(f"{facts.errors[row].rstrip('.')}{more}; replace it, or leave such images out with {_SKIP}.")
     total = sum(len(table) for table in source.splits.values())
     if len(names) == total:

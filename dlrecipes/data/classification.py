@@ -242,7 +242,7 @@ class ClassificationData(SplitData):
         if self._info is not None:
             return
         if self._audit is None:
-            source = self.reading.read(self.options.image_size or _DIGIT_SIZE)
+            source = self.reading.read(self.options.image_size or _DIGIT_SIZE, skip_corrupt=self.skip_corrupt)
             self._audit = audit_images(source, skip_corrupt=self.skip_corrupt)
         source = self._audit.source
         self._plan = self.options.plan(source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dlrecipes.data.audit_images import missing_image
 from dlrecipes.data.digits import embedded_digits
 from dlrecipes.data.discover_images import read_images
 from dlrecipes.data.folds import FoldChoice, fold_of
@@ -43,16 +44,25 @@ class ImageReading:
         if self.path is None and (self.target is not None or self.image_column is not None or self.kind != "auto"):
             raise UserError("target, kind and image_column say how to read a path: give one, or leave them out.")
 
-    def read(self, digit_size: int) -> ImageSource:
+    def read(self, digit_size: int, *, skip_corrupt: bool = False) -> ImageSource:
         """The images with their training and validation split, and a test split if there is one or nothing was divided.
 
         Args:
             digit_size: side of the embedded digits.
+            skip_corrupt: images may be missing, since the audit leaves them out.
 
         Raises:
-            UserError: data that cannot be read or divided.
+            UserError: data that cannot be read or divided; if images are missing, that, since it may be the reason.
         """
         source = self._found(digit_size)
+        try:
+            return self._divided(source)
+        except UserError:
+            if not skip_corrupt:
+                _refuse_missing(source)
+            raise
+
+    def _divided(self, source: ImageSource) -> ImageSource:
         if self.fold is not None:
             source = fold_of(source, self.fold, names=self.splits, groups=self.fold_groups, seed=self.seed)
         return with_image_splits(source, self.splits, val_fraction=self.val_fraction, seed=self.seed)
@@ -63,3 +73,10 @@ class ImageReading:
         if self.path is None:
             return embedded_digits(self.long_tailed, digit_size)
         return read_images(self.path, target=self.target, kind=self.kind, image_column=self.image_column)
+
+
+def _refuse_missing(source: ImageSource) -> None:
+    tables = source.splits.values()
+    gone = [t.images.name(i) for t in tables for i in range(len(t)) if t.images.stamp(i) == (-1, -1)]
+    if gone:
+        raise missing_image(source.root, gone[0], f" ({len(gone) - 1} more like it)" if len(gone) > 1 else "")

@@ -486,3 +486,13 @@ def test_training_images_as_evaluation_reads_them(side: int) -> None:
     )
     assert torch.equal(torch.cat([b["images"] for b in train]), torch.cat([b["images"] for b in val]))
     assert torch.cat([b["targets"] for b in train]).tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("fold", [None, "1/3"])
+def test_images_that_are_missing_are_told_before_there_are_too_few(tmp_path, fold):
+    (tmp_path / "labels.csv").write_text("image,label\na.png,cat\nb.png,dog\nc.png,eel\n", encoding="utf-8")
+    options = {"path": str(tmp_path / "labels.csv"), "fold": fold}
+    with pytest.raises(UserError, match=r"labels.csv names a missing image: .*a.png does not exist \(2 more like it\)"):
+        ClassificationData(**options).prepare()
+    with pytest.raises(UserError, match=r"add images"):
+        ClassificationData(**options, skip_corrupt=True).prepare()
