@@ -108,8 +108,14 @@ def monitor(options: argparse.Namespace) -> list[dict[str, Any]]:
         {"n": N, "d": D, "checks": 10, "first": first, "repeats": min(10, repeats - first)}
         for first in range(0, repeats, 10)
     ]
+    rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(options.parallel) as pool:
-        rows = list(pool.map(lambda job: run_arm("run", "dlrecipes monitor", job, options), jobs))
+        for row in pool.map(lambda job: run_arm("run", "dlrecipes monitor", job, options), jobs):
+            rows.append(row)
+            print(
+                f"{sum(r['repeats'] for r in rows)} of {repeats} runs, {sum(r['alarms'] for r in rows)} alarms",
+                flush=True,
+            )
     counts = ("alarms", "fits_alarmed", "alarms_without_sharing", "repeats")
     total = {name: sum(row[name] for row in rows) for name in counts}
     print(
