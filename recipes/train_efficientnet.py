@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlrecipes.cli import Option, Recipe, TaskChoice, train
+from dlrecipes.cli.image_presets import explain_image_preset
 
 CONFIGS = Path(__file__).parent / "configs"
 MODEL = "dlrecipes.models.EfficientNet"
@@ -44,6 +45,7 @@ EFFICIENTNET = Recipe(
         "dlrecipes.runs.ImageCurves",
     ),
     plain_data=("--data.augment", "none", "--data.mix", "none"),
+    choose=explain_image_preset("efficientnet", "efficientnet_digits", finetune="efficientnet_finetune"),
     preset=CONFIGS / "efficientnet.yaml",
     embedded_preset=CONFIGS / "efficientnet_digits.yaml",
     name="efficientnet",

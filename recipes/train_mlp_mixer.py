@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlrecipes.cli import Option, Recipe, TaskChoice, train
+from dlrecipes.cli.image_presets import explain_image_preset
 
 CONFIGS = Path(__file__).parent / "configs"
 MODEL = "dlrecipes.models.MLPMixer"
@@ -40,6 +41,7 @@ MIXER = Recipe(
         "dlrecipes.runs.ImageCurves",
     ),
     plain_data=("--data.augment", "none", "--data.mix", "none"),
+    choose=explain_image_preset("mixer", "mixer_digits"),
     preset=CONFIGS / "mixer.yaml",
     embedded_preset=CONFIGS / "mixer_digits.yaml",
     name="mixer",

@@ -13,6 +13,7 @@ from dlrecipes.cli.epochs import estimate_epochs, planned_devices, steps_an_epoc
 from dlrecipes.cli.overfit import FewImages, OverfitCheck, overfit_trainer
 from dlrecipes.cli.parser import RecipeCLI
 from dlrecipes.errors import DLRecipesError, UserError
+from dlrecipes.runs.metric_names import counted
 from dlrecipes.tasks import BaseTask
 from dlrecipes.trainer import uses_cuda
 
@@ -43,6 +44,8 @@ def plan(cli: RecipeCLI, arguments: Arguments) -> OverfitCheck | None:
             unless = "--trainer.check_val_every_n_epoch" in arguments.typed or trainer["check_val_every_n_epoch"] != 1
             interval = {} if unless else {"check_val_every_n_epoch": estimate.validate_every}
             _set_trainer(cli, {"max_epochs": estimate.max_epochs, **interval})
+    elif said and (info := getattr(cli.datamodule, "info", None)) is not None:
+        said.append(f"{counted(info.num_train, 'image')} to train on")
     if said and arguments.resume is None and getattr(rank_zero_only, "rank", 0) == 0:
         text = "; ".join(said)
         print(f"{text[0].upper()}{text[1:]}.", flush=True)

@@ -27,6 +27,7 @@ def test_a_column_of_numbers_is_regression(regressed: Trained) -> None:
     """With the recipe's own preset, whose loss is another one and has other arguments."""
     run, outcome = regressed
     assert outcome.code == 0, outcome.err
+    assert "Preset mixer, since --config names no other; weights are random; 24 images to train on.\n" in outcome.out
     assert outcome.err == ""
     assert parts(run) == ("RegressionTask", "SmoothL1Loss")
     for text in ("(csv, regression, 1 target)", "best val/mae", "test: MAE"):
