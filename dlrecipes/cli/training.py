@@ -22,6 +22,7 @@ from dlrecipes.cli.kinds import read_options
 from dlrecipes.cli.overfit import OverfitCheck, overfit_arguments
 from dlrecipes.cli.parser import RecipeCLI
 from dlrecipes.cli.planning import plan, tell_parts
+from dlrecipes.cli.resume import GoesOn, refuse_options_of_the_optimizer, restoring
 from dlrecipes.cli.summary import StartSummary, describe_devices, describe_model
 from dlrecipes.cli.switches import switched_callbacks
 from dlrecipes.contracts import DataInfo
@@ -71,6 +72,7 @@ class _Run:
     trainer: Trainer
     tracker: WandbTracker | None
     checkpoint: Path | None
+    goes_on: GoesOn | None
 
     @property
     def info(self) -> DataInfo | None:
@@ -97,6 +99,7 @@ def run(recipe: Recipe, arguments: Arguments) -> int:
     if arguments.help == "all":
         RecipeCLI.print_all_options(import_object(recipe.task), import_object(recipe.data), recipe.parts)
         return 0
+    refuse_options_of_the_optimizer(arguments)
     arguments = overfit_arguments(arguments, tuple(recipe.plain_data))
     cli = read_options(recipe, arguments)
     check = plan(cli, arguments)
@@ -151,6 +154,8 @@ def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None, more: Sequence[C
         MetricsResume(),
         *make_progress(terminal, goal.headline),
     ]
+    goes_on = None if resume is None else GoesOn(lambda trainer: _describe(cli, folder, text, trainer))
+    callbacks += [] if goes_on is None else [goes_on]
     loggers = [MetricsCSV(folder.metrics), *([] if tracker is None else [tracker])]
     try:
         trainer = build_trainer(cli, folder, goal.monitor, goal.mode, callbacks, loggers, progress_bar=terminal)
@@ -158,9 +163,9 @@ def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None, more: Sequence[C
         if resume is None and getattr(rank_zero_only, "rank", 0) == 0:
             folder.discard()
         raise
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and resume is None:
         _describe(cli, folder, text, trainer)
-    return _Run(recipe, cli, goal, folder, trainer, tracker, checkpoint)
+    return _Run(recipe, cli, goal, folder, trainer, tracker, checkpoint, goes_on)
 
 
 def _switched(recipe: Recipe, cli: RecipeCLI) -> list[Callback]:
@@ -194,9 +199,9 @@ def _describe(cli: RecipeCLI, folder: RunFolder, config: str, trainer: Trainer) 
 
 
 def _fit_and_report(started: _Run) -> None:
-    cli, trainer, folder = started.cli, started.trainer, started.folder
+    trainer, folder = started.trainer, started.folder
     try:
-        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=started.checkpoint, weights_only=True)
+        _fit(started)
     except NonFiniteError:  # a finding, too
         if trainer.is_global_zero:
             _keep_verdicts(started)
@@ -213,6 +218,12 @@ def _fit_and_report(started: _Run) -> None:
         _report(started, started.info, test)
 
 
+def _fit(started: _Run) -> None:
+    cli = started.cli
+    with restoring(started.checkpoint, started.goes_on):
+        started.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=started.checkpoint, weights_only=True)
+
+
 def _keep_verdicts(started: _Run) -> None:
     """What callbacks have found out, into the run folder and W&B."""
     verdicts = gather_verdicts(getattr(started.trainer, "callbacks", ()))
@@ -225,8 +236,7 @@ def _keep_verdicts(started: _Run) -> None:
 
 def _fit_and_judge(started: _Run, check: OverfitCheck) -> int:
     """Learn the few images, and say whether that went well."""
-    cli, trainer = started.cli, started.trainer
-    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=started.checkpoint, weights_only=True)
+    _fit(started)
     print(check.verdict(started.folder.path), flush=True)
     return 0 if check.passed else 1
 
