@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dlrecipes.contracts import Verdict
 from dlrecipes.errors import NonFiniteError
-from dlrecipes.functional.fit_curves import Curves
+from dlrecipes.functional.fit_curves import Curves, slashed
 from dlrecipes.functional.fit_rules import diagnose
 from dlrecipes.functional.metric_mode import metric_mode
 
@@ -47,9 +47,10 @@ class FitDoctor(pl.Callback):
     When training ends there is one verdict. While it goes on, a grave one (divergence, a learning rate too high,
     over-fitting, label noise) is said once it has held for ``patience`` epochs, and not before the eighth epoch.
 
-    Needs ``train/loss`` and ``val/loss``, as this project's tasks log them, one value an epoch; the score is the task's
-    ``monitor``. Nothing is computed in a training step. The curves are in checkpoints, so a resumed run is judged as a
-    whole; a fit that begins with step 0 begins a new record. Rank zero judges, by what it logs.
+    Needs ``train/loss`` and ``val/loss``, also as ``train_loss`` and ``val_loss``, one value an epoch; the score is the
+    task's ``monitor``, or the validation accuracy. Nothing is computed in a training step. The curves are in
+    checkpoints, so a resumed run is judged as a whole; a fit that begins with step 0 begins a new record. Rank zero
+    judges, by what it logs.
 
     Args:
         patience: epochs for which a finding must hold, in a row, before it is said within a run; 1 or more.
@@ -131,7 +132,7 @@ class FitDoctor(pl.Callback):
         Args:
             pl_module: its ``monitor`` and ``monitor_mode`` name the score; without a direction it is not taken for one.
         """
-        monitor = getattr(pl_module, "monitor", None)
+        monitor = next(iter(_monitor(pl_module)), None)
         if monitor is None or not any(monitor in row for row in self.rows):
             return Curves.from_rows(self.rows)
         mode = getattr(pl_module, "monitor_mode", None) or metric_mode(monitor)
@@ -154,8 +155,8 @@ class FitDoctor(pl.Callback):
         self._said = list(state_dict["said"])
 
     def _row(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
-        measured = trainer.callback_metrics
-        names = {*_KEPT, getattr(pl_module, "monitor", "val/loss")}
+        measured = slashed(trainer.callback_metrics)
+        names = {*_KEPT, *_monitor(pl_module)}
         names = {name for name in names if self._validated or not name.startswith("val/")}
         row = {"epoch": float(trainer.current_epoch)}
         row |= {name: float(measured[name]) for name in sorted(names) if name in measured}
@@ -171,3 +172,9 @@ class FitDoctor(pl.Callback):
         if verdict.title not in self._said:
             self._said.append(verdict.title)
             print(verdict, flush=True)
+
+
+def _monitor(pl_module: pl.LightningModule) -> list[str]:
+    """The name of the score as rows have it, if the module names one."""
+    monitor = getattr(pl_module, "monitor", None)
+    return [] if monitor is None else list(slashed({str(monitor): None}))

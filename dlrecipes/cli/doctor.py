@@ -10,7 +10,7 @@ import numpy as np
 from dlrecipes.checkpoint_io import load_checkpoint_file
 from dlrecipes.contracts import Verdict
 from dlrecipes.errors import UserError
-from dlrecipes.functional.fit_curves import Curves, measured
+from dlrecipes.functional.fit_curves import Curves, measured, slashed
 from dlrecipes.functional.fit_rules import RULES, diagnose
 from dlrecipes.runs import RunFolder, read_metrics
 
@@ -34,7 +34,8 @@ def examine(
     file = Path(path) / "metrics.csv" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(f"'{file}' does not exist: give a run folder, or the metrics.csv in it.")
-    rows = read_metrics(file)
+    rows = [slashed(row) for row in read_metrics(file)]
+    monitor = next(iter(slashed({monitor: None}))) if monitor is not None else None
     if not any("epoch" in row for row in rows):
         rows = [{**row, "epoch": float(number)} for number, row in enumerate(rows)]
     known = sorted({name for row in rows for name in row if name.startswith("val/")})

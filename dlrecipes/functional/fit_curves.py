@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from functools import cache
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +23,18 @@ __all__ = [
     "measured",
     "score_size",
     "score_text",
+    "slashed",
     "smooth",
     "training_share",
 ]
 
 Series = NDArray[np.float64]
+T = TypeVar("T")
 
 _TRAIN_LOSS = ("train/loss_epoch", "train/loss")
 _STEP_LOSS = "train/loss_step"
 _MONITORS = ("val/map", "val/f1", "val/accuracy", "val/r2", "val/mae")
+_SPELLED = re.compile(r"(train(?:ing)?|val(?:id(?:ation)?)?|test)[_/](.+)")  # Lightning's tutorials log val_loss
 _NO_ROBUST_SPREAD = 5  # values; of fewer the median says nothing about their spread
 
 
@@ -71,7 +76,7 @@ class Curves:
     def from_rows(
         cls, rows: Iterable[Mapping[str, float]], monitor: str | None = None, mode: str | None = None
     ) -> Self:
-        """From rows as a ``metrics.csv`` has them: ``epoch``, and whatever was measured, under the names it has there.
+        """From rows as a ``metrics.csv`` has them: ``epoch``, and whatever was measured, by the names of `slashed`.
 
         Rows of one epoch are put together; those of the test split do not count. Only a ``train/loss_step`` of ``step``
         0 is that of the first step: a logger that writes every tenth step begins with step 9.
@@ -92,7 +97,7 @@ class Curves:
         """  # noqa: E501 - rows of the example
         table: dict[int, dict[str, float]] = {}
         first_logged = math.nan, math.nan
-        for row in rows:
+        for row in map(slashed, rows):
             if "epoch" not in row or any(name.startswith("test/") for name in row):
                 continue
             if math.isnan(first_logged[1]):
@@ -107,6 +112,7 @@ class Curves:
 
         if monitor is None:
             monitor = next((name for name in _MONITORS if any(name in epoch for epoch in epochs)), "")
+        monitor = _slashed_name(monitor)
         direction = mode or metric_mode(monitor or "score")
         if direction is None:
             raise UserError(
@@ -129,6 +135,28 @@ class Curves:
             lr=series("lr"),
             start=_start(*first_logged, train_loss),
         )
+
+
+def slashed(row: Mapping[str, T]) -> dict[str, T]:
+    """A row with metrics named as this project names them; one that has such a name already keeps its value.
+
+    Example:
+        >>> slashed({"epoch": 0, "train_loss_epoch": 2.0, "val_acc": 0.5, "validation_loss_epoch": 3.0})
+        {'epoch': 0, 'train/loss_epoch': 2.0, 'val/accuracy': 0.5, 'val/loss': 3.0}
+    """
+    renamed = {_slashed_name(name): value for name, value in row.items()}
+    return renamed | {name: value for name, value in row.items() if name in renamed}
+
+
+@cache
+def _slashed_name(name: str) -> str:
+    if (found := _SPELLED.fullmatch(name)) is None:
+        return name
+    split, measure = found.groups()
+    split = "val" if split.startswith("val") else split.removesuffix("ing")
+    if split == "val":  # logged in each step, too
+        measure = measure.removesuffix("_epoch")
+    return f"{split}/{'accuracy' if measure == 'acc' else measure}"
 
 
 def _start(step: float, loss: float, train_loss: Series) -> float:

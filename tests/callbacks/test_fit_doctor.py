@@ -190,6 +190,38 @@ def test_a_module_that_logs_nothing_is_left_alone(capsys: pytest.CaptureFixture[
     assert (doctor.verdicts, capsys.readouterr().out) == ([], "")
 
 
+class Tutorial(Given):
+    """Names its metrics as Lightning's tutorials do, and no score."""
+
+    monitor = monitor_mode = None
+
+    def _log(self, split: str) -> None:
+        for name, values in self.curves.items():
+            if name.startswith(split):
+                spelled = name.replace("/", "_").replace("f1", "acc")
+                self.log(spelled, values[self.current_epoch], on_step=split == "train/", on_epoch=True, batch_size=1)
+
+
+def test_names_with_underscores_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    doctor, ours = FitDoctor(), FitDoctor()
+    fit(Tutorial(**OVER), doctor)
+    fit(Given(**OVER), ours)
+    assert [verdict.title for verdict in doctor.verdicts] == ["over-fitting"]
+    assert doctor.verdicts == ours.verdicts
+    assert doctor.rows[3]["val/accuracy"] == pytest.approx(OVER["val_f1"][3])
+    capsys.readouterr()
+    names = {"train/loss": "train_loss_epoch", "val/loss": "valid_loss", "val/f1": "val_acc"}
+    text = write_csv(tmp_path / "m.csv", **OVER).read_text()
+    for name, spelled in names.items():
+        text = text.replace(name, spelled)
+    (tmp_path / "m.csv").write_text(text)
+    assert main(["doctor", str(tmp_path / "m.csv")]) == 0
+    out = capsys.readouterr().out
+    assert "20 epochs, 20 validated, judged by val/accuracy" in out
+    assert "over-fitting: The validation loss was lowest in epoch 6" in out
+    assert main(["doctor", str(tmp_path / "m.csv"), "--monitor", "val_acc"]) == 0
+
+
 def test_patience_is_checked() -> None:
     with pytest.raises(ValueError, match="patience must be at least 1, got 0"):
         FitDoctor(patience=0)
