@@ -189,4 +189,4 @@ def _label(name: str, runs: Sequence[Result]) -> str:
 
 
 def _mean(runs: Sequence[Result], name: str) -> float:
-    return statistics.mean([row[name] for row in runs if name in row] or [float("nan")])
+    return float(statistics.mean([row[name] for row in runs if name in row] or [float("nan")]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Callback
 from torch import nn
@@ -80,7 +80,7 @@ class Row:
     task: Mapping[str, Any] = field(default_factory=dict)
     parts: Callable[[], Mapping[str, Any]] = dict
     callbacks: Callable[[], list[Callback]] = list
-    head: str = "linear"
+    head: Literal["linear", "cosine"] = "linear"
     augment: str = "light"
     ema: float | None = None
     longer: int = 1

@@ -25,7 +25,7 @@ from dlrecipes.data.loader import ResumableDataLoader
 from dlrecipes.imbalance import long_tail_indices
 from dlrecipes.models import CifarResNet
 from dlrecipes.tasks import ClassificationTask, DistillationTask
-from dlrecipes.tasks.second_stage import second_stage
+from dlrecipes.tasks.second_stage import Method, second_stage
 from dlrecipes.tasks.stage_features import read_features
 from dlrecipes.trainer import TRAINER_DEFAULTS, quiet_lightning, uses_cuda
 
@@ -51,7 +51,7 @@ def load_pixels(npz: Path, kept: Path) -> tuple[Split, Split, tuple[str, ...]]:
     content = np.load(npz)
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        pixels = {}
+        pixels: dict[str, Any] = {}  # numpy's types take an array for ``allow_pickle``
         for split in ("train", "test"):
             data, ends = content[f"{split}_bytes"], content[f"{split}_offsets"]
             files = (data[a:b].tobytes() for a, b in pairwise(ends))
@@ -96,10 +96,12 @@ class Cifar10LT(ClassificationData):
         if fraction < 1:
             kept = [chosen[labels[chosen] == c] for c in range(len(classes))]
             chosen = np.concatenate([rows[: max(2, round(fraction * len(rows)))] for rows in kept])
-            test = tuple(array[:: round(1 / fraction)] for array in test)
+            step = round(1 / fraction)
+            test = test[0][::step], test[1][::step]
         if only_head is not None:
             chosen, classes = chosen[labels[chosen] < only_head], classes[:only_head]
-            test = tuple(array[test[1] < only_head] for array in test)
+            of_head = test[1] < only_head
+            test = test[0][of_head], test[1][of_head]
         train = (pixels[chosen], labels[chosen])
         super().__init__(
             source=array_source(train, val=test, classes=classes, name="cifar10-lt"),
@@ -232,7 +234,7 @@ def train_row(name: str, seed: int, options: argparse.Namespace) -> dict[str, An
     quiet_lightning()
     L.seed_everything(seed, verbose=False)
     if row.stage is not None:
-        return train_last_layer(row, seed, options)
+        return train_last_layer(row, row.stage, seed, options)
     started = time.perf_counter()
     data = make_data(row, seed, options)
     task = make_task(row, seed, options)
@@ -261,17 +263,17 @@ def train_row(name: str, seed: int, options: argparse.Namespace) -> dict[str, An
     }
 
 
-def train_last_layer(row: Row, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Put a row's network through its second stage; neither choice nor temperature comes from the test set."""
+def train_last_layer(row: Row, stage: Method, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Put a row's network through a second stage; neither choice nor temperature comes from the test set."""
     path = checkpoint_path(str(row.base), seed, options)
     task = QuietTask.load_from_checkpoint(path).to("cuda" if uses_cuda(options.accelerator) else "cpu")
     data = make_data(row, seed, options)
-    learnt = row.stage in ("crt", "lws")
+    learnt = stage in ("crt", "lws")
     started = time.perf_counter()
     features = read_features(task, data, train_loader=data.epochs.plain(), augment=learnt)
     features = replace(features, val=features.train, test=features.val)  # our ``val`` is the test set
-    chosen = {"tau": 1.0} if row.stage in ("tau", "logit-adjust") else {}
-    found = second_stage(task, features, row.stage, epochs=STAGE_EPOCHS, seed=seed, **chosen)
+    tau = 1.0 if stage in ("tau", "logit-adjust") else None
+    found = second_stage(task, features, stage, epochs=STAGE_EPOCHS, tau=tau, seed=seed)
     figures = summary([found.after["test"]], data.info.class_counts, data.info.classes)
     del figures["best_on_test"]  # there was one evaluation
     return {
@@ -299,7 +301,7 @@ def make_data(row: Row, seed: int, options: argparse.Namespace) -> Cifar10LT:
 def make_task(row: Row, seed: int, options: argparse.Namespace) -> ClassificationTask:
     """A new network with this row's loss, and its teacher if it has one."""
     model = CifarResNet(32, head=row.head)
-    model.normalisation = (MEAN, STD)
+    model.normalisation = (MEAN, STD)  # type: ignore[assignment]  # goes before the data's
     on_gpu = uses_cuda(options.accelerator)
     setting = {
         **PROTOCOL,

@@ -47,7 +47,7 @@ def make_step(case: str, mode: str | None, device: torch.device) -> Callable[[],
     torch.manual_seed(0)
     model = factory()
     model.bind(info(side))  # type: ignore[operator]  # both models have it
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = model.to(device).to(memory_format=torch.channels_last).train()
     forward = model if mode is None else torch.compile(model, dynamic=False, mode=mode)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     images = torch.randn(batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)

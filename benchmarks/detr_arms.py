@@ -110,7 +110,7 @@ def ablation_arms(preset: Options) -> dict[str, Options]:
     arms: dict[str, Options] = {"base": base}
     for name, switch in SWITCHES.items():
         needed = {key: value for need in switch.needs for key, value in SWITCHES[need].on.items()}
-        arms[f"only_{name}"] = base | needed | _as_in(switch, preset)
+        arms[f"only_{name}"] = {**base, **needed, **_as_in(switch, preset)}
     arms["all"] = {}
     for name, switch in SWITCHES.items():
         if name in on:

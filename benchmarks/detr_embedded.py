@@ -159,7 +159,8 @@ def main() -> None:
     parser.add_argument("--overhead", type=float, default=60.0, help="seconds of a run beside training, for --limit")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "detr_embedded")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "detr_embedded.jsonl")
-    options, options.extra = parser.parse_known_args()
+    options, extra = parser.parse_known_args()
+    options.extra = extra
     options.output, options.results = options.output.absolute(), options.results.absolute()
     setting = {
         "seconds": options.seconds if options.sweep else None,

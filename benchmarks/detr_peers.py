@@ -323,7 +323,7 @@ def train(
     peer: Peer, data: Pictures, settings: Settings, seconds: float, every: float, device: torch.device
 ) -> dict[str, Any]:
     """Train until the clock has run out, measured ``every`` so many seconds while it stands still."""
-    peer.net.to(device, memory_format=torch.channels_last).train()
+    peer.net.to(device).to(memory_format=torch.channels_last).train()
     optimizer = make_optimizer(peer.net, settings)
     batches = training_batches(data, settings)
     curve: list[tuple[float, float, float]] = []

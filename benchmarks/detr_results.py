@@ -103,7 +103,7 @@ def _at(curve: Sequence[Sequence[float]], time: float, metric: str) -> float:
 
 
 def _mean(runs: Sequence[Row], name: str) -> float:
-    return statistics.mean([row[name] for row in runs if name in row] or [float("nan")])
+    return float(statistics.mean([row[name] for row in runs if name in row] or [float("nan")]))
 
 
 def _mean_and_range(runs: Sequence[Row], name: str) -> str:

@@ -163,7 +163,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "detr_small_data")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "detr_small_data.jsonl")
     parser.add_argument("--summarise", action="store_true", help="run nothing, only table and picture")
-    options, options.extra = parser.parse_known_args()
+    options, extra = parser.parse_known_args()
+    options.extra = extra
     options.output, options.results = options.output.absolute(), options.results.absolute()
     if options.arms is None:
         options.arms = [] if options.ablation else ["ours_lite0_416", "ours_scratch_416", "faster_rcnn"]

@@ -23,6 +23,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ from torch.nn import functional as F
 from dlrecipes.callbacks import FitDoctor
 from dlrecipes.tasks.metrics import CalibrationError
 from dlrecipes.trainer import quiet_lightning
+
+Split = tuple[Tensor, Tensor]  # inputs and targets
 
 HEALTHY = "healthy"
 TITLES = {
@@ -99,7 +103,8 @@ def tuned() -> list[Setting]:
 
 
 def _first_tuned() -> list[Setting]:
-    S, long, few = Setting, {"decay": 0.0, "epochs": 100}, {"decay": 0.0, "pixels": 0.3}
+    S, plain = Setting, partial(Setting, decay=0.0)
+    long = partial(plain, epochs=100)
     return [
         S(illness=HEALTHY, schedule="cosine", epochs=30),
         S(illness=HEALTHY, epochs=30),
@@ -113,12 +118,12 @@ def _first_tuned() -> list[Setting]:
         S(illness=HEALTHY, smoothing=0.1, dropout=0.2, schedule="cosine", width=128),
         S(illness=HEALTHY, data="cancer", width=32, schedule="cosine", decay=0.1, epochs=30),
         S(illness=HEALTHY, data="diabetes", width=16, depth=1, schedule="cosine", lr=3e-3, decay=0.3, batch=32),
-        S(illness="over_fitting", train=80, width=256, pixels=0.2, **long),
-        S(illness="over_fitting", train=100, width=512, depth=3, epochs=60, **few),
-        S(illness="over_fitting", data="diabetes", width=256, lr=3e-3, batch=32, **long),
-        S(illness="over_confident", width=256, pixels=0.2, **long),
-        S(illness="over_confident", train=900, width=256, pixels=0.25, lr=3e-3, **long),
-        S(illness="over_confident", data="cancer", width=128, lr=3e-3, **long),
+        long(illness="over_fitting", train=80, width=256, pixels=0.2),
+        plain(illness="over_fitting", train=100, width=512, depth=3, epochs=60, pixels=0.3),
+        long(illness="over_fitting", data="diabetes", width=256, lr=3e-3, batch=32),
+        long(illness="over_confident", width=256, pixels=0.2),
+        long(illness="over_confident", train=900, width=256, pixels=0.25, lr=3e-3),
+        long(illness="over_confident", data="cancer", width=128, lr=3e-3),
         S(illness="under_fitting", width=2, depth=1, epochs=80, lr=0.03, schedule="cosine"),
         S(illness="under_fitting", decay=10.0, lr=0.03),
         S(illness="under_fitting", width=32, dropout=0.8, lr=0.01, epochs=60, schedule="cosine"),
@@ -235,7 +240,7 @@ def held_out() -> list[Setting]:
     ]
 
 
-def make_data(s: Setting, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], int]:
+def make_data(s: Setting, seed: int) -> tuple[Split, Split, int]:
     """Training and validation split, and the number of outputs."""
     rng = np.random.default_rng((seed, 1))
     x, y = {"digits": load_digits, "cancer": load_breast_cancer, "diabetes": load_diabetes}[s.data](return_X_y=True)
@@ -365,7 +370,7 @@ def train(s: Setting, seed: int) -> FitDoctor:
     if s.before:
         half = len(training[0]) // 2
         earlier = replace(s, sgd=False, lr=2e-3, schedule="constant", epochs=s.before)
-        fit(earlier, network, [part[:half] for part in training], validation, classes, generator, [])
+        fit(earlier, network, (training[0][:half], training[1][:half]), validation, classes, generator, [])
         training = training[0][half:], training[1][half:]
     doctor = FitDoctor()
     fit(s, network, training, validation, classes, generator, [doctor])
@@ -373,7 +378,7 @@ def train(s: Setting, seed: int) -> FitDoctor:
 
 
 def fit(
-    s: Setting, network: nn.Module, training: Sequence[Tensor], validation: Sequence[Tensor], classes: int,
+    s: Setting, network: nn.Module, training: Split, validation: Split, classes: int,
     generator: torch.Generator, callbacks: list[pl.Callback],
 ) -> None:  # fmt: skip
     batches = Batches(*training, s.batch, generator)
@@ -431,7 +436,7 @@ def main() -> None:
     if options.json is not None:
         about = {
             "command": " ".join(sys.argv), "date": datetime.now(UTC).date().isoformat(), "torch": torch.__version__,
-            "lightning": pl.__version__, "machine": platform.processor() or platform.machine(),
+            "lightning": version("lightning"), "machine": platform.processor() or platform.machine(),
         }  # fmt: skip
         content = {"about": about, "settings": [asdict(s) for s in settings], "runs": rows}
         options.json.write_text(json.dumps(content, indent=1) + "\n")

@@ -30,7 +30,8 @@ REPEATS = 7
 
 
 def torchvisions(logits: Tensor, target: Tensor) -> Tensor:
-    return sigmoid_focal_loss(logits, target, reduction="sum")
+    loss: Tensor = sigmoid_focal_loss(logits, target, reduction="sum")
+    return loss
 
 
 def milliseconds(run: Callable[[], object]) -> list[float]:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
@@ -42,7 +43,7 @@ class CifarStyle(Dataset[Any]):
     """What ``torchvision.datasets.CIFAR10`` does with its array."""
 
     def __init__(
-        self, pixels: np.ndarray, labels: np.ndarray, transform: Callable[[Image.Image], torch.Tensor]
+        self, pixels: NDArray[np.uint8], labels: NDArray[np.int64], transform: Callable[[Image.Image], torch.Tensor]
     ) -> None:
         self.pixels, self.labels, self.transform = pixels, labels.tolist(), transform
 
@@ -53,7 +54,7 @@ class CifarStyle(Dataset[Any]):
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
-def cifar(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def cifar(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
     content = np.load(folder / "cifar10_jpeg.npz")
     data, offsets = content["train_bytes"], content["train_offsets"]
     files = (io.BytesIO(data[a:b].tobytes()) for a, b in pairwise(offsets))
@@ -64,11 +65,12 @@ def cifar(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
 def ours(data: ClassificationData) -> Epoch:
     data.setup("fit")
     loader = data.train_dataloader()
+    sampler: Any = loader.sampler  # an EpochSampler, of which DataLoader's types know nothing
     mean, std = (255.0 * torch.tensor(values)[:, None, None] for values in (data.info.mean, data.info.std))
     numbers = iter(range(10**6))
 
     def run() -> int:
-        loader.sampler.set_epoch(next(numbers))
+        sampler.set_epoch(next(numbers))
         count = 0
         for batch in loader:
             images = data.finish(batch, training=True)["images"]

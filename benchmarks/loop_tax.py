@@ -170,7 +170,8 @@ def batch_of(milliseconds: float) -> int:
     start = now()
     for _ in range(5):
         loop.step()
-    return max(4, round(8 * milliseconds / (200 * (now() - start)[0])))
+    seconds = float((now() - start)[0])
+    return max(4, round(8 * milliseconds / (200 * seconds)))
 
 
 def describe(name: str, times: Times) -> dict[str, Any]:

@@ -19,13 +19,14 @@ import os
 import random
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.tuner.tuning import Tuner
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -71,13 +72,14 @@ def network(name: str) -> nn.Module:
     return nn.Sequential(*bodies[name], nn.Linear(64, 10))
 
 
-def optimizer(name: str, parameters: Any, lr: float) -> torch.optim.Optimizer:
-    return {
+def optimizer(name: str, parameters: Iterator[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    kinds: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "sgd": lambda: torch.optim.SGD(parameters, lr),
         "momentum": lambda: torch.optim.SGD(parameters, lr, momentum=0.9),
         "adamw": lambda: torch.optim.AdamW(parameters, lr),
         "rmsprop": lambda: torch.optim.RMSprop(parameters, lr),
-    }[name]()
+    }
+    return kinds[name]()
 
 
 class Task(pl.LightningModule):
@@ -163,7 +165,7 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for number, setting in enumerate(settings(options.settings, options.count)):
             losses = [np.mean([final_loss(setting, lr, seed) for seed in (0, 1)]) for lr in GRID]
@@ -188,7 +190,7 @@ def main() -> None:
             rows.append(row)
             print(
                 f"{number:3} {' '.join(map(str, setting)):32} best {best:8.2g}  ours {row['ours'] or 'unsure'!s:.9} "
-                f"{judge(row['ours'], best)}  lightning {theirs or 'none'!s:.9} {judge(theirs, best)}",
+                f"{judge(ours.suggestion.lr, best)}  lightning {theirs or 'none'!s:.9} {judge(theirs, best)}",
                 flush=True,
             )
     for name in ("ours", "lightning"):

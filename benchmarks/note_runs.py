@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -25,12 +24,22 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 from torch import nn
 
-from dlrecipes.data import ClassificationData, array_source
+from dlrecipes.data import ClassificationData, ImageSource, array_source
 from dlrecipes.nn import StagePlan
 from dlrecipes.tasks import ClassificationTask
 from dlrecipes.trainer import TRAINER_DEFAULTS, quiet_lightning
 
-__all__ = ["Arm", "Experiment", "Pictures", "digits", "few_shot_recall", "fit", "measure", "small_network"]
+__all__ = [
+    "Arm",
+    "Experiment",
+    "Pictures",
+    "digits",
+    "few_shot_recall",
+    "fit",
+    "make_classifier",
+    "measure",
+    "small_network",
+]
 
 Arm = Callable[[int], Mapping[str, float]]
 TEST = 597  # digits of the test split, the last ones of the shuffled 1,797: the same for every seed
@@ -51,12 +60,17 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Training and test digits, uint8 [n, 8, 8], and their labels, int64 [n]."""
+    """Training and test digits, uint8 [n, 8, 8], and their labels, int64 [n].
+
+    Attributes:
+        watched: of the training digits, the last so many are a validation split, for callbacks that look at one.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     test_images: NDArray[np.uint8]
     test_labels: NDArray[np.int64]
+    watched: int = 0
 
 
 @lru_cache(maxsize=1)
@@ -67,14 +81,14 @@ def _all_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return images, labels[order].astype(np.int64)
 
 
-def digits(seed: int, *, each: Sequence[int] | int | None = None, wrong: float = 0.0, clean: int = 0) -> Pictures:
+def digits(seed: int, *, each: Sequence[int] | int | None = None, wrong: float = 0.0, watched: int = 0) -> Pictures:
     """Digits to train on, drawn by the seed, and the 597 test digits.
 
     Args:
         seed: of the draw, and of wrong labels.
         each: training images of each class, one number or ten, at most 108; None: all 1,200.
         wrong: share of training labels that become another class, uniformly.
-        clean: the last so many keep their right labels.
+        watched: the last so many keep their right labels, and are the validation split.
     """
     images, labels = _all_digits()
     rng = np.random.default_rng((seed, 7))
@@ -87,48 +101,54 @@ def digits(seed: int, *, each: Sequence[int] | int | None = None, wrong: float =
         chosen = rng.permutation(np.concatenate(drawn))
     train = labels[chosen].copy()
     flipped = rng.random(len(train)) < wrong
-    flipped[len(train) - clean :] = False
+    flipped[len(train) - watched :] = False
     train[flipped] = (train[flipped] + rng.integers(1, 10, int(flipped.sum()))) % 10
-    return Pictures(images[chosen], train, images[-TEST:], labels[-TEST:])
+    return Pictures(images[chosen], train, images[-TEST:], labels[-TEST:], watched)
 
 
 def small_network(**plan: Any) -> nn.Module:
     """A residual network of 2 blocks, 16 and 32 channels wide, for ten classes; ``plan`` as in ``StagePlan``."""
-    given = {"depth": (1, 1), "width": (16, 32), "stride": (1, 2), "early_pool": False} | plan
-    return StagePlan(**given).build(num_classes=10)
+    small = StagePlan(depth=(1, 1), width=(16, 32), stride=(1, 2), early_pool=False)
+    return replace(small, **plan).build(num_classes=10)
+
+
+def make_classifier(
+    loss: nn.Module | None = None, kind: Callable[..., ClassificationTask] = ClassificationTask, **options: Any
+) -> Callable[[nn.Module], ClassificationTask]:
+    """Makes a task of a network: AdamW at 1e-2 with a cosine.
+
+    Args:
+        loss: default: that of the task.
+        kind: another class of task.
+        options: further arguments of the task, or others than these.
+    """
+    given: dict[str, Any] = {"lr": 1e-2, "warmup_steps": 10, **options}
+    return lambda network: kind(network, loss, **given)
 
 
 def fit(
     pictures: Pictures,
     make: Callable[[], nn.Module],
-    loss: nn.Module | None = None,
+    task: Callable[[nn.Module], ClassificationTask] | None = None,
     *,
     seed: int,
     epochs: int = 15,
     data: Mapping[str, Any] | None = None,
-    task: Mapping[str, Any] | None = None,
     callbacks: Sequence[L.Callback] = (),
-    make_task: Callable[..., ClassificationTask] = ClassificationTask,
-    trainer: Mapping[str, Any] | None = None,
-    watched: int = 0,
-    best: bool = False,
+    validate_every: int | None = None,
 ) -> tuple[dict[str, float], ClassificationTask]:
     """Train by a datamodule and a task of the library, one thread, and measure it on the test digits.
 
     Args:
         pictures: see `digits`.
         make: makes the network, after the seed is set.
-        loss: of the task.
+        task: see `make_classifier`; default: with nothing else said.
         seed: of weights, order, augmentation.
         epochs: of training.
         data: further arguments of ``ClassificationData``; batches of 64, 8 pixels, no augmentation, never mirrored,
             unless they say otherwise.
-        task: further arguments of the task; AdamW at 1e-2 with a cosine, unless they say otherwise.
-        callbacks: of the run.
-        make_task: another class of task.
-        trainer: further arguments of the Trainer.
-        watched: of the training images, the last so many become a validation split, for callbacks that look at one.
-        best: measure the weights with the lowest validation loss instead of the last ones.
+        callbacks: of the run. With a ``ModelCheckpoint`` its best weights are measured instead of the last ones.
+        validate_every: epochs between two validations; default: each if something is watched, else at the end.
 
     Returns:
         Metrics of the test digits without their prefix, those that ``ClassificationTask`` logs; and the task.
@@ -136,35 +156,37 @@ def fit(
     quiet_lightning()
     warnings.simplefilter("ignore")
     L.seed_everything(seed, verbose=False)
-    end = len(pictures.labels) - watched
+    options: dict[str, Any] = {"batch_size": 64, "image_size": 8, "augment": "none", "mirror": False, "num_workers": 0}
+    datamodule = ClassificationData(source=source_of(pictures), **{**options, "seed": seed, **(data or {})})
+    made = (task or make_classifier())(make())
+    best = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    runner = L.Trainer(
+        max_epochs=epochs,
+        check_val_every_n_epoch=validate_every or (1 if pictures.watched else epochs),
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=best,
+        enable_progress_bar=False,
+        callbacks=list(callbacks),
+        **TRAINER_DEFAULTS,
+    )
+    runner.fit(made, datamodule)
+    chosen: dict[str, Any] = {"ckpt_path": "best", "weights_only": True} if best else {}
+    (found,) = runner.test(made, datamodule, verbose=False, **chosen)
+    return {name.removeprefix("test/"): float(value) for name, value in found.items()}, made
+
+
+def source_of(pictures: Pictures) -> ImageSource:
+    """As a datamodule takes them. Where nothing is watched, the validation split is the test digits: nothing looks."""
+    end = len(pictures.labels) - pictures.watched
     test = (pictures.test_images, pictures.test_labels)
-    source = array_source(
+    return array_source(
         (pictures.images[:end], pictures.labels[:end]),
-        val=(pictures.images[end:], pictures.labels[end:]) if watched else test,
+        val=(pictures.images[end:], pictures.labels[end:]) if pictures.watched else test,
         test=test,
         classes=tuple(map(str, range(10))),
         name="digits",
     )
-    given = {"batch_size": 64, "image_size": 8, "augment": "none", "mirror": False, "num_workers": 0, "seed": seed}
-    datamodule = ClassificationData(source=source, **(given | dict(data or {})))
-    made = make_task(make(), loss, **({"lr": 1e-2, "warmup_steps": 10} | dict(task or {})))
-    with tempfile.TemporaryDirectory() as folder:
-        kept = [ModelCheckpoint(folder, monitor=made.loss_monitor, save_weights_only=True)] if best else []
-        given = {
-            "max_epochs": epochs,
-            "check_val_every_n_epoch": 1 if watched else epochs,
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_checkpointing": best,
-            "enable_progress_bar": False,
-            "callbacks": [*callbacks, *kept],
-            **TRAINER_DEFAULTS,
-        }
-        runner = L.Trainer(**(given | dict(trainer or {})))
-        runner.fit(made, datamodule)
-        chosen = {"ckpt_path": "best", "weights_only": True} if best else {}
-        (found,) = runner.test(made, datamodule, verbose=False, **chosen)
-    return {name.removeprefix("test/"): float(value) for name, value in found.items()}, made
 
 
 def few_shot_recall(metrics: Mapping[str, float], classes: Sequence[int]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from note_runs import Arm, Experiment, Pictures, digits, few_shot_recall, fit, small_network
+from note_runs import Arm, Experiment, Pictures, digits, few_shot_recall, fit, make_classifier, small_network
 from pytorch_metric_learning.losses import MultiSimilarityLoss
 from torch import nn
 
@@ -51,7 +51,7 @@ def long_tail(seed: int) -> tuple[Pictures, list[int]]:
 
 def cosine_network() -> nn.Module:
     """`small_network` with the last layer that LDAM is made for."""
-    network: Any = small_network()
+    network = small_network()
     network.head = CosineLinear(FEATURES, 10)
     return network
 
@@ -71,11 +71,10 @@ def on_tail(
         metrics, _ = fit(
             pictures,
             make,
-            None if loss is None else loss(),
+            make_classifier(None if loss is None else loss(), **task()),
             seed=seed,
             epochs=TAIL_EPOCHS,
             data=data,
-            task=task(),
             callbacks=callbacks(),
         )
         return {"balanced accuracy": metrics["balanced_accuracy"], "rare": few_shot_recall(metrics, rare)}
@@ -151,14 +150,14 @@ def embedded(loss: Callable[[], nn.Module] | None) -> Arm:
 
     def run(seed: int) -> Mapping[str, float]:
         pictures = digits(seed, each=FEW)
-        parts = {} if loss is None else {"auxiliary_loss": loss(), "projection_dim": FEATURES}
+        parts: dict[str, Any] = {} if loss is None else {"auxiliary_loss": loss(), "projection_dim": FEATURES}
         metrics, task = fit(
             pictures,
             small_network,
+            make_classifier(**parts),
             seed=seed,
             epochs=FEW_EPOCHS,
             data={"batch_size": 50, "augment": "light", "sampler": "m_per_class", "samples_per_class": 5},
-            task=parts,
         )
         return {"accuracy": metrics["accuracy"], "nearest mean": nearest_mean_accuracy(task, pictures)}
 
@@ -180,13 +179,14 @@ def taught(by: Callable[[int], str] | None, **given: Any) -> Arm:
     """A narrow network with few images, alone or with a teacher."""
 
     def run(seed: int) -> Mapping[str, float]:
+        student = None if by is None else make_classifier(kind=DistillationTask, teacher=by(seed), **given)
         metrics, _ = fit(
             digits(seed, each=FEW),
             lambda: small_network(width=(8, 16)),
+            student,
             seed=seed,
             epochs=TAUGHT_EPOCHS,
             data={"augment": "light"},
-            make_task=ClassificationTask if by is None else partial(DistillationTask, teacher=by(seed), **given),
         )
         return {"accuracy": metrics["accuracy"], "nll": metrics["nll"]}
 
@@ -198,15 +198,12 @@ def taught_tail(distill: Callable[[], nn.Module] | None) -> Arm:
 
     def run(seed: int) -> Mapping[str, float]:
         pictures, rare = long_tail(seed)
-        given = {} if distill is None else {"teacher": teacher(seed, tail=True), "distill": distill()}
-        metrics, _ = fit(
-            pictures,
-            small_network,
-            LogitAdjustedLoss(),
-            seed=seed,
-            epochs=TAIL_EPOCHS,
-            make_task=partial(DistillationTask, **given) if given else ClassificationTask,
-        )
+        if distill is None:
+            student = make_classifier(LogitAdjustedLoss())
+        else:
+            parts = {"teacher": teacher(seed, tail=True), "distill": distill()}
+            student = make_classifier(LogitAdjustedLoss(), DistillationTask, **parts)
+        metrics, _ = fit(pictures, small_network, student, seed=seed, epochs=TAIL_EPOCHS)
         return {"balanced accuracy": metrics["balanced_accuracy"], "rare": few_shot_recall(metrics, rare)}
 
     return run

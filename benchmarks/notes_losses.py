@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
-from note_runs import Arm, Experiment, digits, fit, small_network
+from note_runs import Arm, Experiment, digits, fit, make_classifier, small_network
 from torch import nn
 
 from dlrecipes.callbacks import LastValidation
@@ -37,7 +37,8 @@ def by_loss(make_loss: LossMaker) -> Arm:
     """Few digits, rightly labelled."""
 
     def run(seed: int) -> Mapping[str, float]:
-        metrics, _ = fit(digits(seed, each=FEW), small_network, make_loss(), seed=seed, epochs=EPOCHS)
+        task = make_classifier(make_loss())
+        metrics, _ = fit(digits(seed, each=FEW), small_network, task, seed=seed, epochs=EPOCHS)
         return {name: metrics[name] for name in ("accuracy", "nll", "ece")}
 
     return run
@@ -47,7 +48,8 @@ def by_wrong_labels(make_loss: LossMaker) -> Arm:
     """All digits, and many of their labels wrong."""
 
     def run(seed: int) -> Mapping[str, float]:
-        metrics, _ = fit(digits(seed, wrong=WRONG), small_network, make_loss(), seed=seed, epochs=WRONG_EPOCHS)
+        task = make_classifier(make_loss())
+        metrics, _ = fit(digits(seed, wrong=WRONG), small_network, task, seed=seed, epochs=WRONG_EPOCHS)
         return {"accuracy": metrics["accuracy"]}
 
     return run
@@ -104,8 +106,8 @@ def warmed(warmup_steps: int) -> Arm:
     def run(seed: int) -> Mapping[str, float]:
         found = {}
         for lr in (1e-2, 3e-2):
-            task = {"lr": lr, "warmup_steps": warmup_steps}
-            metrics, _ = fit(digits(seed), _mixer, seed=seed, epochs=WARM_EPOCHS, task=task)
+            task = make_classifier(lr=lr, warmup_steps=warmup_steps)
+            metrics, _ = fit(digits(seed), _mixer, task, seed=seed, epochs=WARM_EPOCHS)
             found[f"accuracy at {lr:g}"] = metrics["accuracy"]
         return found
 
@@ -133,7 +135,7 @@ def validated(*callbacks: Callable[[], L.Callback]) -> Arm:
             seed=seed,
             epochs=EPOCHS,
             callbacks=[seen, *(make() for make in callbacks)],
-            trainer={"check_val_every_n_epoch": INTERVAL},
+            validate_every=INTERVAL,
         )
         return seen.metrics
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 
 import lightning as L
 import torch
-from note_runs import Arm, Experiment, digits, fit, small_network
+from lightning.pytorch.callbacks import ModelCheckpoint
+from note_runs import Arm, Experiment, digits, fit, make_classifier, small_network
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -55,16 +57,18 @@ def early_stopping(stop: bool, best: bool = False) -> Arm:
 
     def run(seed: int) -> Mapping[str, float]:
         epochs = _Epochs()
-        metrics, _ = fit(
-            digits(seed, each=FEW, wrong=0.3, clean=WATCHED),
-            lambda: small_network(width=(64, 128)),
-            seed=seed,
-            epochs=LONG,
-            task={"schedule": "constant", "lr": 2e-3},
-            callbacks=[epochs, *([LossEarlyStopping(PATIENCE)] if stop else [])],
-            watched=WATCHED,
-            best=best,
-        )
+        callbacks: list[L.Callback] = [epochs, *([LossEarlyStopping(PATIENCE)] if stop else [])]
+        with tempfile.TemporaryDirectory() as folder:
+            if best:
+                callbacks.append(ModelCheckpoint(folder, monitor="val/balanced_nll", save_weights_only=True))
+            metrics, _ = fit(
+                digits(seed, each=FEW, wrong=0.3, watched=WATCHED),
+                lambda: small_network(width=(64, 128)),
+                make_classifier(schedule="constant", lr=2e-3),
+                seed=seed,
+                epochs=LONG,
+                callbacks=callbacks,
+            )
         return {"epochs": epochs.count, "accuracy": metrics["accuracy"], "nll": metrics["nll"], "ece": metrics["ece"]}
 
     return run
@@ -89,7 +93,7 @@ def deep(block: str) -> Arm:
         return made
 
     def run(seed: int) -> Mapping[str, float]:
-        metrics, _ = fit(digits(seed, each=FEW), make, seed=seed, epochs=12, task={"lr": 2e-3})
+        metrics, _ = fit(digits(seed, each=FEW), make, make_classifier(lr=2e-3), seed=seed, epochs=12)
         return {"accuracy": metrics["accuracy"], "nll": metrics["nll"]}
 
     return run

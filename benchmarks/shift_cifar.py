@@ -16,12 +16,13 @@ import argparse
 import io
 import os
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -77,13 +78,14 @@ class Looker:
     def __init__(self, run: Path, device: torch.device) -> None:
         task: Any = load_task(find_checkpoint(run)[0], device).to(device)
         self.task, self.device = task.to(memory_format=torch.channels_last), device
-        embedding = self._collect(load_images("train")).embedding
+        embedding = self._collect(load_images("train"))[0]
         self.pca = PCA.fit(embedding, KEPT)
         left = (embedding.double() - self.pca.mean).square().sum() - self.pca(embedding).square().sum()
         share = left / (embedding.double() - self.pca.mean).square().sum()
         print(f"{KEPT} components leave {share:.2%} of the features' variance out", flush=True)
 
-    def _collect(self, images: Tensor) -> ShiftFeatures:
+    def _collect(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embedding, probabilities and properties, a row for each image."""
         side = (self.task.info.image_size,) * 2
 
         def prepare(batch: Tensor) -> Tensor:
@@ -92,12 +94,17 @@ class Looker:
 
         with torch.inference_mode():
             batches = images.split(BATCH[self.device.type])
-            return collect(batches, self.task.model, prepare, device=self.device)
+            found = collect(batches, self.task.model, prepare, device=self.device)
+        assert found.embedding is not None, "a classifier has features"
+        assert found.probabilities is not None, "and a softmax"
+        assert found.properties is not None, "and images have properties"
+        return found.embedding, found.probabilities, found.properties
 
     def __call__(self, images: Tensor) -> NDArray[np.float64]:
-        found = self._collect(images)
-        confidence = found.probabilities.amax(1, keepdim=True)
-        return torch.cat((found.properties, confidence, self.pca(found.embedding)), 1).double().cpu().numpy()
+        embedding, probabilities, properties = self._collect(images)
+        confidence = probabilities.amax(1, keepdim=True)
+        rows: NDArray[np.float64] = torch.cat((properties, confidence, self.pca(embedding)), 1).double().cpu().numpy()
+        return rows
 
 
 @lru_cache(maxsize=1)
@@ -133,8 +140,13 @@ def make_columns(options: argparse.Namespace, device: torch.device) -> Columns:
     else:
         made = dict(map(_look, jobs))
     options.cache.mkdir(parents=True, exist_ok=True)
-    np.savez(file, **made)
+    save_columns(file, made)
     return made
+
+
+def save_columns(file: Path, columns: Columns) -> None:
+    """Uncompressed."""
+    np.savez(file, **cast(Mapping[str, Any], columns))  # numpy's types take any of them for ``allow_pickle``
 
 
 def distances(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -170,7 +182,8 @@ def common_components(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[N
 
 def ks_p_value(x: NDArray[np.float64], y: NDArray[np.float64], column: int) -> float:
     """Corrected for all columns."""
-    return min(1.0, x.shape[1] * float(stats.ks_2samp(x[:, column], y[:, column]).pvalue))
+    p_value = float(stats.ks_2samp(x[:, column], y[:, column]).pvalue)
+    return min(1.0, len(x[0]) * p_value)
 
 
 def first_named(x: NDArray[np.float64], y: NDArray[np.float64], found: NDArray[np.float64]) -> str:
@@ -262,7 +275,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     cells += list(product(CHANGES, SEVERITIES, FRACTIONS, SIZES))
     if options.parallel > 1 and device.type == "cpu":
         file = options.cache / "columns.npz"
-        np.savez(file, **columns)
+        save_columns(file, columns)
         with ProcessPoolExecutor(options.parallel, mp_context=get_context("spawn")) as pool:
             rows = list(pool.map(_work, [(file, cell, options) for cell in cells]))
     else:

@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from recipe_runs import ROOT, write_results
 from scipy.spatial.distance import cdist, pdist
@@ -42,13 +43,15 @@ from dlrecipes.shift import Tent, adapt_bn, corrupt
 from dlrecipes.shift.corruptions import CORRUPTIONS
 from dlrecipes.shift.density_ratio import RATIO_METHODS, DensityRatio
 
+Array = NDArray[np.float64]
+
 SHIFT = (0.7, 0.0, 0.0)
 COUNT = 1000
-ARMS = {"guarded": {}, "guarded, lr 1e-2": {"lr": 1e-2}, "unguarded": {"guard": False}}
+ARMS: dict[str, dict[str, Any]] = {"guarded": {}, "guarded, lr 1e-2": {"lr": 1e-2}, "unguarded": {"guard": False}}
 BATCH = 200
 
 
-def published_ulsif(old: np.ndarray, new: np.ndarray, seed: int = 0) -> DensityRatio:
+def published_ulsif(old: Array, new: Array, seed: int = 0) -> DensityRatio:
     """uLSIF as in Kanamori et al. (2009): w = sum of α K, α = max(0, (H + λI)^-1 h), σ and λ by leaving pairs out.
 
     Features, widths, penalties and the number of centres are those of `dlrecipes.shift.density_ratio.ulsif`.
@@ -78,7 +81,7 @@ ESTIMATORS = {**RATIO_METHODS, "ulsif as published": published_ulsif}
 METHODS = (*ESTIMATORS, "truth")
 
 
-def left_out(at_old: np.ndarray, at_new: np.ndarray, penalty: float) -> float:
+def left_out(at_old: Array, at_new: Array, penalty: float) -> float:
     """Mean of w²/2 at an old sample less w at a new one, each pair left out of the fit (Sherman and Morrison)."""
     n, m = len(at_old), len(at_new)
     pairs = min(n, m)
@@ -95,19 +98,20 @@ def weights(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for each estimator: how often its weighted risk is nearer to the truth, and how far off both are."""
     mean = np.array(SHIFT)
 
-    def sample(rng: np.random.Generator, count: int, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def sample(rng: np.random.Generator, count: int, centre: Array) -> tuple[Array, Array]:
         x = centre + rng.standard_normal((count, 3))
         return x, np.sin(2 * x[:, 0]) + x[:, 1] + 0.3 * rng.standard_normal(count)
 
     x, y = sample(np.random.default_rng(1), 500, np.zeros(3))
     fit = np.linalg.lstsq(np.c_[np.ones(500), x], y, rcond=None)[0]
 
-    def errors(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return (fit[0] + x @ fit[1:] - y) ** 2
+    def errors(x: Array, y: Array) -> Array:
+        squared: Array = (fit[0] + x @ fit[1:] - y) ** 2
+        return squared
 
     truth = float(errors(*sample(np.random.default_rng(2), 2_000_000, mean)).mean())
 
-    def true_ratio(old: np.ndarray, new: np.ndarray, seed: int) -> DensityRatio:
+    def true_ratio(old: Array, new: Array, seed: int) -> DensityRatio:
         ratio = np.exp(old @ mean - mean @ mean / 2)
         return DensityRatio(torch.from_numpy(ratio / ratio.mean()), "truth")
 
@@ -252,7 +256,7 @@ def long(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for seed in options.seeds:
         rows = torch.from_numpy(np.random.default_rng(seed).permutation(len(network.images)))
         for corruption in ("none", "contrast"):
-            for row in stream(network, rows, corruption, {"guarded": {}, "guarded, lr 1e-2": {"lr": 1e-2}}):
+            for row in stream(network, rows, corruption, {arm: ARMS[arm] for arm in ("guarded", "guarded, lr 1e-2")}):
                 yield {"part": "long", "seed": seed, "order": "mixed", **row}
 
 

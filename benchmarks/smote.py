@@ -42,7 +42,8 @@ def sampler(arm: str) -> Callable[[Any, Any], Result]:
     if arm == "imbalanced-learn":
         from imblearn.over_sampling import SMOTE as Reference
 
-        return Reference(random_state=0).fit_resample
+        theirs: Callable[[Any, Any], Result] = Reference(random_state=0).fit_resample
+        return theirs
     return SMOTE(random_state=0, rng="torch" if arm == "ours, torch's numbers" else "numpy").fit_resample
 
 
