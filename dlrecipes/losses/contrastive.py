@@ -147,7 +147,8 @@ class BalancedContrastiveLoss(ClassLoss):
         self.register_parameter("prototypes", None if num_classes is None else self._start(num_classes))
 
     def _start(self, num_classes: int) -> nn.Parameter:
-        directions = torch.randn(num_classes, self.dim, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        directions = torch.randn(num_classes, self.dim, generator=generator, device="cpu")  # whatever the default is
         return nn.Parameter(nn.functional.normalize(directions))
 
     def bind(self, info: DataInfo) -> None:

@@ -143,7 +143,8 @@ class BaseTask(L.LightningModule):
         # Lightning's own mean over ranks rounds the number of images of a rank down
         self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
         self.train_loss = MeanMetric(nan_strategy="disable")
-        self._epoch_means = EpochMeans()
+        self._epoch_means, self._step_sums = EpochMeans(), EpochMeans()
+        self._before_resume: dict[str, tuple[float, int]] = {}  # sum and weight of an epoch's steps before a resume
         self.register_buffer("_mean", torch.zeros(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.ones(3, 1, 1), persistent=False)
 
@@ -157,7 +158,9 @@ class BaseTask(L.LightningModule):
         if self.info is None:
             datamodule = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
             self.info = getattr(datamodule, "info", None) or self.default_info()
-        self.bind(self.info)
+        # Lightning makes a GPU the default device here, and moves what there is already only afterwards.
+        with self._mean.device:
+            self.bind(self.info)
         self._bound = True
         if self.init is not None:
             report = initialise(self.model, self.init, classes=self.info.classes)
@@ -307,9 +310,16 @@ class BaseTask(L.LightningModule):
             value: scalar, the mean over this rank's batch.
             images: in that batch.
         """
+        self._step_sums.add({name: value}, images)
+        total, seen = self._before_resume.pop(name, (0.0, 0))
         if world_size() == 1:
+            if seen:  # sum and weight apart, so that the mean is that of a run without the stop to the last bit
+                self.log(name, value.new_tensor(total), on_step=True, on_epoch=True, batch_size=1)
+                self.log(name, value.new_tensor(0.0), on_step=True, on_epoch=True, batch_size=seen - 1)
             self.log(name, value, on_step=True, on_epoch=True, batch_size=images)
             return
+        if seen and self.trainer.is_global_zero:  # they are of all ranks
+            mean.update(total / seen, seen)
         mean(value.expand(images))  # each image counts: MeanMetric without its NaN check drops weights
         self.log(name, mean, on_step=True, on_epoch=True)
 
@@ -326,6 +336,8 @@ class BaseTask(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's means."""
         self._epoch_means.clear()
+        self._step_sums.clear()
+        self._before_resume = {}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the epoch's means after its last step: callbacks that look at the epoch's end come before the task."""
@@ -333,8 +345,12 @@ class BaseTask(L.LightningModule):
             self._log_epoch_means()
 
     def on_train_epoch_end(self) -> None:
-        """Log them for an epoch that was cut off."""
+        """Log them for an epoch that was cut off, and losses of one that was resumed after its last step."""
         self._log_epoch_means()
+        for name, (total, seen) in self._before_resume.items():
+            self.log(name, total / seen, logger=False)
+            self.log(f"{name}_epoch", total / seen)
+        self._before_resume = {}
 
     def _log_epoch_means(self) -> None:
         # every rank has the same numbers: nothing to reduce
@@ -349,7 +365,17 @@ class BaseTask(L.LightningModule):
             "torch": str(torch.__version__),
             "task": part_spec(self),
             "info": None if self.info is None else self.info.to_dict(),
+            "epoch_means": self._epoch_means.state(),
+            "step_sums": self._step_sums.state(),
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the means of an epoch that was cut off; rank 0 adds up what all ranks had."""
+        record = checkpoint.get(_KEY, {})
+        self._before_resume = dict(record.get("step_sums", {}))
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            self._epoch_means.load(record.get("epoch_means", {}))
+            self._step_sums.load(self._before_resume)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # a file-like object cannot be named in an error

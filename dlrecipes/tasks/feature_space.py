@@ -107,7 +107,8 @@ def check_split(model: nn.Module, info: DataInfo) -> int:
     """
     modes = {module: module.training for module in model.modules()}
     like = next(model.parameters())
-    noise = torch.randn(1, 3, info.image_size, info.image_size, generator=torch.Generator().manual_seed(0))
+    shape = (1, 3, info.image_size, info.image_size)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu")  # whatever the default is
     image = noise.to(device=like.device, dtype=like.dtype)
     model.eval()
     try:
