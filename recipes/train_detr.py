@@ -54,6 +54,7 @@ DETR = Recipe(
         "--augment": Option(
             "--data.transform", "none, light, strong, paper, or the import path of a transform", "NAME"
         ),
+        "--folds": Option("--folds", "cross validation: K runs, each without one part of the images", "K"),
     },
     examples=(
         ("--model.model.num_queries 30", "an argument of the model"),

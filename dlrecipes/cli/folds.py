@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dlrecipes.cli.arguments import Arguments, read_arguments
+from dlrecipes.cli.environment import import_from_here
 from dlrecipes.cli.predict import find_checkpoint, load_task
 from dlrecipes.cli.run_data import run_config, run_data
 from dlrecipes.cross_validation import CrossValidator, evaluate_fold
@@ -66,9 +67,9 @@ def run_folds(recipe: Recipe, arguments: Arguments, folds: int) -> int:
     """
     from dlrecipes.cli.training import run
 
-    if "fold" not in constructor_parameters(import_object(recipe.data)):
-        raise UserError(f"--folds needs data that knows folds, and {recipe.data.rpartition('.')[2]} does not.")
+    _knows_folds(recipe, arguments)
     _one_device(arguments)
+    new = arguments.resume is None
     if arguments.resume is None:
         output = _value(arguments.argv, "--output") if "--output" in arguments.argv else "runs"
         root = RunFolder.create(output, f"{recipe.name}-folds").path
@@ -100,9 +101,22 @@ def run_folds(recipe: Recipe, arguments: Arguments, folds: int) -> int:
         evaluate_fold(task, run_data(run_config(home), task.info), home)
         return home
 
-    found = CrossValidator(folds, output=root.parent, name=root.name).each(train)
+    try:
+        found = CrossValidator(folds, output=root.parent, name=root.name).each(train)
+    except UserError:
+        if new and not any(root.glob("fold*-*")):
+            RunFolder(root).discard()
+        raise
     found.print(headline)
     return 0
+
+
+def _knows_folds(recipe: Recipe, arguments: Arguments) -> None:
+    import_from_here()
+    flag = "--data.class_path"
+    data = _value(arguments.typed, flag) if flag in arguments.typed else recipe.data
+    if "fold" not in constructor_parameters(import_object(data)):
+        raise UserError(f"--folds needs data that knows folds, and {data.rpartition('.')[2]} does not.")
 
 
 def _no_other_options(arguments: Arguments, root: Path) -> None:

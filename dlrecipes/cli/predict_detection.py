@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader
 from dlrecipes.contracts import DataInfo, Prediction
 from dlrecipes.data.images import read_image
 from dlrecipes.data.predict import predict_loader
+from dlrecipes.runs.coco_results import coco_results
 from dlrecipes.runs.metric_names import counted
 from dlrecipes.runs.pictures import class_color, draw_tile
 
-__all__ = ["coco_results", "detection_loader", "image_ids", "picture_names", "write_detections"]
+__all__ = ["detection_loader", "image_ids", "picture_names", "write_detections"]
 
 _PICTURE_SIDES = (512, 1600)  # pixels of the longer side, so that labels can be read and files stay small
 
@@ -77,37 +78,6 @@ def _turned(paths: Sequence[str], orientations: Sequence[int]) -> list[str]:
     return [
         f"{counted(len(turned), 'image')} with an EXIF rotation, which is not applied, as in training ({turned[0]}): "
         "boxes are in the pixels of the picture as it is stored; where training pictures were upright, save these so."
-    ]
-
-
-def coco_results(
-    image_id: int, file_name: str, prediction: Prediction, info: DataInfo, threshold: float = 0.0
-) -> list[dict[str, Any]]:
-    """Detections of one image in COCO's results format, with the data set's own category ids.
-
-    Args:
-        image_id: of COCO.
-        file_name: added to each entry.
-        prediction: boxes in pixels, (x1, y1, x2, y2).
-        info: of the run.
-        threshold: lowest score.
-
-    Returns:
-        Dicts with ``image_id``, ``file_name``, ``category_id``, ``category``, ``bbox`` (x, y, width, height in pixels)
-        and ``score``.
-    """
-    rows = zip(prediction["scores"].tolist(), prediction["labels"].tolist(), prediction["boxes"].tolist(), strict=True)
-    return [
-        {
-            "image_id": image_id,
-            "file_name": file_name,
-            "category_id": info.category_ids[label],
-            "category": info.classes[label],
-            "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(score, 5),
-        }
-        for score, label, (x1, y1, x2, y2) in rows
-        if score >= threshold
     ]
 
 

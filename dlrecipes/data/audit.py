@@ -21,7 +21,7 @@ from dlrecipes.data.box_checks import (
 )
 from dlrecipes.data.images import read_image
 from dlrecipes.data.layout import shown
-from dlrecipes.data.near_duplicates import find_near_copies, near_copy_warnings
+from dlrecipes.data.near_duplicates import KEEP_TOGETHER, find_near_copies, near_copy_warnings
 from dlrecipes.data.probe import ImageFacts, probe_images
 from dlrecipes.data.records import DetectionRecord, DetectionSource, Finding
 from dlrecipes.errors import UserError
@@ -218,7 +218,7 @@ def _near_copies(
         workers=workers,
         show_progress=show_progress,
     )
-    yield from near_copy_warnings(found, lambda row: shown(paths[row], source.root), remedy="")
+    yield from near_copy_warnings(found, lambda row: shown(paths[row], source.root), remedy=KEEP_TOGETHER)
 
 
 def _leaks(source: DetectionSource, facts: Mapping[str, ImageFacts]) -> Iterable[str]:

@@ -19,7 +19,7 @@ from dlrecipes.data.image_report import ImageAuditReport, ImageStats
 from dlrecipes.data.image_source import ImageSource, ImageTable
 from dlrecipes.data.image_warnings import audit_warnings
 from dlrecipes.data.layout import shown
-from dlrecipes.data.near_duplicates import find_near_copies, near_copy_warnings
+from dlrecipes.data.near_duplicates import KEEP_TOGETHER, find_near_copies, near_copy_warnings
 from dlrecipes.data.records import Finding
 from dlrecipes.errors import UserError
 
@@ -190,7 +190,7 @@ def _near_copies(
     yield from near_copy_warnings(
         found,
         lambda row: shown(places[row][0].name(places[row][1]), folder),
-        remedy=", or keep groups together with --data.fold_groups",
+        remedy=KEEP_TOGETHER,
     )
 
 

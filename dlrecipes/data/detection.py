@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -16,6 +17,8 @@ from dlrecipes.data.dataset import RecordDataset, SceneDataset
 from dlrecipes.data.discover import read_detection
 from dlrecipes.data.expectations import expectations
 from dlrecipes.data.facts import files_info, scenes_info, scenes_report, with_splits
+from dlrecipes.data.fold_records import fold_records, scarce_classes
+from dlrecipes.data.folds import parse_fold
 from dlrecipes.data.loader import ResumableDataLoader, make_loader
 from dlrecipes.data.mixed_dataset import MixedDataset, Mixing
 from dlrecipes.data.predict import predict_loader
@@ -44,7 +47,7 @@ _FLIPS = ("none", "horizontal", "both")
 
 
 class DetectionData(SplitData):
-    """Detection data from COCO, VOC, YOLO or CSV annotations, found by itself, or from embedded scenes.
+    """Detection data from annotations in any format of `read_detection`, found by itself, or from embedded scenes.
 
     What the data needs to be told about itself is worked out and stated: the classes are the union over splits, their
     ids become contiguous labels (``info.category_ids`` leads back), a missing split is made by seed, boxes are checked
@@ -77,6 +80,9 @@ class DetectionData(SplitData):
             ``train_split="trainval"``, ``val_split="test"``.
         val_fraction: part of the training images that becomes the validation split where there is none; where there is
             no split at all, a test split of the same size is made, too.
+        fold: ``"2/5"``: the second of five folds of cross validation is held out, in the place of the validation split;
+            training and validation images are put together for it, a test split stays. Images of your own only.
+        fold_groups: regular expression; images whose paths have the same match are in the same fold.
         seed: of splits, order, augmentation and training scenes. The held-out scenes are the same for every seed.
         skip_corrupt: leave out images that are missing or cannot be decoded, counted, instead of refusing the data.
         max_queries: the model's number of queries; an image with more objects is refused. None: not checked.
@@ -113,6 +119,8 @@ class DetectionData(SplitData):
         val_split: str = "val",
         test_split: str = "test",
         val_fraction: float = 0.15,
+        fold: str | None = None,
+        fold_groups: str | None = None,
         seed: int = 0,
         skip_corrupt: bool = False,
         max_queries: int | None = None,
@@ -145,6 +153,11 @@ class DetectionData(SplitData):
             raise UserError(f"repeat_factor must be above 0 and at most 1, a share of the images, got {repeat_factor}.")
         if repeat_factor is not None and path is None:
             raise UserError("repeat_factor repeats images of your own: leave it out for the embedded scenes.")
+        if fold is not None and path is None:
+            raise UserError(
+                "fold holds out a part of images of your own: leave out --folds and --data.fold for the embedded "
+                "scenes, or give --data."
+            )
         default_size = _SCENE_SIZE if path is None else _FILE_SIZE
         chosen = ("none" if path is None else "light") if transform is None else transform
         if flip is not None and (chosen == "none" or chosen not in TRANSFORMS):
@@ -159,6 +172,7 @@ class DetectionData(SplitData):
         self.transform = build_transform(chosen, self.image_size, flip=self.flip != "none", turn=self.flip == "both")
         self.mixing = Mixing(mosaic, mixup, closing_share)
         self.repeat_factor = repeat_factor
+        self.fold, self.fold_groups = None if fold is None else parse_fold(fold), fold_groups
         self.max_queries = max_queries
         self.long_tailed = long_tailed
         self.scenes_train = scenes_train
@@ -247,8 +261,15 @@ class DetectionData(SplitData):
 
     def _prepare_files(self, path: str) -> None:
         splits = (self.train_split, self.val_split, self.test_split)
-        source = with_splits(read_detection(path), splits, val_fraction=self.val_fraction, seed=self.seed)
+        source = read_detection(path)
+        if self.fold is not None:
+            source = fold_records(source, self.fold, names=splits, groups=self.fold_groups, seed=self.seed)
+        source = with_splits(source, splits, val_fraction=self.val_fraction, seed=self.seed)
         self._audit = audit(source, max_queries=self.max_queries, skip_corrupt=self.skip_corrupt)
+        if self.fold is not None:
+            folded = [r for split in splits[:2] for r in self._audit.source.splits[split]]
+            scarce = scarce_classes(folded, source.classes, self.fold.folds)
+            self._audit = replace(self._audit, warnings=(*self._audit.warnings, *scarce))
         self._source = self._audit.source
         self._report = str(self._audit)
         self._info = files_info(

@@ -1,10 +1,14 @@
-"""Cross validation: training and validation images put together and divided anew, one part at a time held out."""
+"""Cross validation: training and validation images put together and divided anew, one part at a time held out.
+
+Which splits are divided and what a group is, here for both kinds of data; who goes where, here for labelled images, in
+`dlrecipes.data.fold_records` for boxes.
+"""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -17,7 +21,7 @@ from dlrecipes.data.image_files import take
 from dlrecipes.data.image_source import ImageFiles, ImageSource, ImageTable
 from dlrecipes.errors import UserError
 
-__all__ = ["FoldChoice", "fold_of", "parse_fold"]
+__all__ = ["FoldChoice", "fold_note", "fold_of", "groups_of", "parse_fold", "pool_names"]
 
 _BINS = 5  # quantiles of a number to predict, which each fold gets alike
 
@@ -69,39 +73,111 @@ def fold_of(
         seed: of who goes where; the same for all folds of a run.
 
     Raises:
-        UserError: no images to divide, fewer groups than folds, a wrong expression or a name that it does not match.
+        UserError: no images to divide, fewer groups than folds, a wrong expression or a name that it does not match, or
+            a class (of one label an image) whose images are all in one of the folds.
     """
-    pool = _joined([table for name, table in source.splits.items() if name != names[2]])
+    pool = _joined([source.splits[name] for name in pool_names(source.splits, names, source.root)])
     if pool is None:
         raise UserError(f"{source.root} has no images outside the split {names[2]!r}: there is nothing to divide")
-    group = _groups(pool, groups, source.root)
-    distinct = len(set(group))
-    if distinct < choice.folds:
-        what = "groups" if groups else "images"
-        raise UserError(f"{source.root} has {distinct} {what} for {choice.folds} folds: take fewer folds")
+    group = groups_of([pool.images.name(i) for i in range(len(pool))], groups, choice, source.root)
     order = np.array(sorted(range(len(pool)), key=lambda i: (pool.images.name(i), i)))  # however the files were listed
-    held_out = order[_held_out(pool.targets[order], [group[i] for i in order], source.task, choice, seed)]
+    parts = _parts(pool.targets[order], [group[i] for i in order], source.task, choice.folds, seed)
+    if source.task == "classification":
+        _refuse_unlearnable(source, pool.targets[order], parts, seed)
     inside = np.zeros(len(pool), dtype=bool)
-    inside[held_out] = True
+    inside[order[parts[choice.number - 1]]] = True
     made = {names[0]: take(pool, np.flatnonzero(~inside)), names[1]: take(pool, np.flatnonzero(inside))}
     kept = {name: table for name, table in source.splits.items() if name == names[2]}
-    note = (
-        f"fold {choice.number} of {choice.folds}, by seed {seed}: {len(made[names[0]])} images to train on and "
-        f"{len(made[names[1]])} to validate on" + (f", {distinct} groups by {groups!r}" if groups else "")
-    )
+    note = fold_note(choice, seed, {name: len(part) for name, part in made.items()}, group, groups)
     notes = (*(n for n in source.notes if n != "no split is given"), note)
     return replace(source, splits={**made, **kept}, notes=notes)
 
 
-def _held_out(
-    targets: NDArray[Any], groups: Sequence[str], task: str, choice: FoldChoice, seed: int
-) -> NDArray[np.intp]:
+def pool_names(splits: Collection[str], names: tuple[str, str, str], root: str) -> list[str]:
+    """The splits whose images are divided into folds: all but the one to test on.
+
+    Args:
+        splits: that there are.
+        names: of those to train, validate and test on.
+        root: for the message.
+
+    Raises:
+        UserError: the fold would have to take the place of the test split.
+
+    Example:
+        >>> pool_names(["train", "val", "test"], ("train", "val", "test"), "photos")
+        ['train', 'val']
+    """
+    if names[2] in names[:2]:
+        raise UserError(
+            f"{root}: the split {names[2]!r} is to be tested on, and a fold would take its place: leave out "
+            "--data.train_split and --data.val_split, since all other images are divided"
+        )
+    return [name for name in splits if name != names[2]]
+
+
+def groups_of(names: Sequence[str], pattern: str | None, choice: FoldChoice, root: str) -> list[str]:
+    """The group of each image, which is in one fold as a whole: its name, or what the pattern finds in it.
+
+    Args:
+        names: of the images.
+        pattern: as ``groups`` of :func:`fold_of`.
+        choice: for how many folds.
+        root: for messages.
+
+    Raises:
+        UserError: fewer groups than folds, a wrong expression, or a name that it does not match.
+
+    Example:
+        >>> groups_of(["a1.png", "a2.png", "b1.png"], "^[a-z]", FoldChoice(1, 2), "photos")
+        ['a', 'a', 'b']
+    """
+    groups = list(names) if pattern is None else _matches(names, pattern, root)
+    if (distinct := len(set(groups))) < choice.folds:
+        what = "images" if pattern is None else "groups"
+        raise UserError(f"{root} has {distinct} {what} for {choice.folds} folds: take fewer folds")
+    return groups
+
+
+def fold_note(
+    choice: FoldChoice, seed: int, counts: Mapping[str, int], groups: Sequence[str], pattern: str | None
+) -> str:
+    """The sentence that tells what a fold is.
+
+    Args:
+        choice, seed: see :func:`fold_of`.
+        counts: images to train on and to validate on.
+        groups, pattern: from and of :func:`groups_of`.
+    """
+    train, val = counts.values()
+    by = "" if pattern is None else f", {len(set(groups))} groups by {pattern!r}"
+    return (
+        f"fold {choice.number} of {choice.folds}, by seed {seed}: {train} images to train on and {val} to validate "
+        f"on{by}"
+    )
+
+
+def _parts(targets: NDArray[Any], groups: Sequence[str], task: str, folds: int, seed: int) -> list[NDArray[np.intp]]:
+    """Images of each fold."""
     alone = len(set(groups)) == len(groups)  # the splitter for groups takes minutes where there are many
-    splitter: Any = (StratifiedKFold if alone else StratifiedGroupKFold)(choice.folds, shuffle=True, random_state=seed)
-    strata = _strata(targets, task, choice.folds)
-    parts = list(splitter.split(np.zeros(len(groups)), strata, None if alone else groups))
-    held_out: NDArray[np.intp] = parts[choice.number - 1][1]
-    return held_out
+    splitter: Any = (StratifiedKFold if alone else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    strata = _strata(targets, task, folds)
+    return [held_out for _, held_out in splitter.split(np.zeros(len(groups)), strata, None if alone else groups)]
+
+
+def _refuse_unlearnable(
+    source: ImageSource, labels: NDArray[np.int64], parts: Sequence[NDArray[np.intp]], seed: int
+) -> None:
+    """Before the first fold is trained, not before the one that cannot be."""
+    total = np.bincount(labels, minlength=len(source.classes))
+    for number, part in enumerate(parts, 1):
+        alone = np.flatnonzero((np.bincount(labels[part], minlength=len(total)) == total) & (total > 0))
+        if len(alone):
+            raise UserError(
+                f"{source.root}: fold {number} of {len(parts)} holds out all {total[alone[0]]} image(s) of the class "
+                f"{source.classes[alone[0]]!r} (seed {seed}), and nothing is left to learn it from: add images of it, "
+                "leave the class out, or try another --seed"
+            )
 
 
 def _strata(targets: NDArray[Any], task: str, folds: int) -> NDArray[np.int64]:
@@ -122,10 +198,7 @@ def _strata(targets: NDArray[Any], task: str, folds: int) -> NDArray[np.int64]:
     return np.where(rare, counts.argmax(), strata) if counts.max() >= folds else np.zeros_like(strata)
 
 
-def _groups(table: ImageTable, pattern: str | None, root: str) -> list[str]:
-    names = [table.images.name(i) for i in range(len(table))]
-    if pattern is None:
-        return names
+def _matches(names: Sequence[str], pattern: str, root: str) -> list[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:

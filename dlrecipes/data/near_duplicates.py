@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 __all__ = [
+    "KEEP_TOGETHER",
     "LEAST_SIDE",
     "NearCopies",
     "close_pairs",
@@ -29,6 +30,9 @@ __all__ = [
     "similarity",
     "thumbnail",
 ]
+
+KEEP_TOGETHER = ", or keep groups together with --data.fold_groups"
+"""A remedy besides moving near copies: cross validation with what belongs together in one fold."""
 
 LEAST_SIDE = 32
 """Pictures with a shorter side are left out: in so few pixels, as of 28×28 digits, different objects are alike."""

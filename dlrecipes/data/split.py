@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dlrecipes.data.records import DetectionRecord, DetectionSource
 from dlrecipes.errors import UserError
 
-__all__ = ["iterative_stratification", "missing_parts", "plan_split", "split_by_seed", "split_note"]
+__all__ = ["class_presence", "iterative_stratification", "missing_parts", "plan_split", "split_by_seed", "split_note"]
 
 
 def split_by_seed(
@@ -127,25 +127,38 @@ def _split_records(
     if len(records) == 1:
         return {name: list(records) for name in names[:2]}
     ordered = sorted(records, key=lambda r: r.path)
-    presence = np.zeros((len(ordered), num_classes + 1), dtype=np.bool_)
-    for row, record in zip(presence, ordered, strict=True):
-        row[record.labels] = True
-        row[-1] = len(record.labels) == 0  # images without objects are spread like one more class
-    choice = iterative_stratification(presence, parts, seed)
+    choice = iterative_stratification(class_presence(ordered, num_classes), parts, seed)
     return {name: [ordered[i] for i in np.flatnonzero(choice == k)] for k, name in enumerate(names)}
 
 
-def iterative_stratification(presence: NDArray[np.bool_], parts: Sequence[float], seed: int) -> NDArray[np.int64]:
+def class_presence(records: Sequence[DetectionRecord], num_classes: int) -> NDArray[np.bool_]:
+    """Which classes each image shows; images without objects are one more class, the last.
+
+    Returns:
+        bool [n, num_classes + 1].
+    """
+    presence = np.zeros((len(records), num_classes + 1), dtype=np.bool_)
+    for row, record in zip(presence, records, strict=True):
+        row[record.labels] = True
+        row[-1] = len(record.labels) == 0
+    return presence
+
+
+def iterative_stratification(
+    presence: NDArray[np.bool_], parts: Sequence[float], seed: int, *, groups: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """Distribute images over parts so that each class is spread in the wished proportion, the rarest class first.
 
-    Sechidis, Tsoumakas and Vlahavas, "On the stratification of multi-label data" (2011), with two additions: part
-    sizes are met exactly (rounded; each part gets an image where there are enough), and ties go to the part with the
-    most room left, then to the seed.
+    Sechidis, Tsoumakas and Vlahavas, "On the stratification of multi-label data" (2011), with three additions: part
+    sizes are met exactly (rounded; each part gets an image where there are enough), ties go to the part with the most
+    room left, then to the seed, and groups stay together, those with most images of a class first. With groups, sizes
+    are met as far as these allow, and each part gets a group where there are enough.
 
     Args:
         presence: bool [n, c], whether image i shows class j.
         parts: wished proportions, > 0; scaled to sum 1.
         seed: for the order of images and for ties.
+        groups: int64 [n], the group of each image, from 0 without gaps; None: each image is its own.
 
     Returns:
         int64 [n], the part of each image.
@@ -159,23 +172,40 @@ def iterative_stratification(presence: NDArray[np.bool_], parts: Sequence[float]
     share = np.asarray(parts, dtype=np.float64) / np.sum(parts)
     room = _part_sizes(len(presence), share).astype(np.float64)
     wanted = share[:, None] * presence.sum(axis=0)[None, :]
-    choice = np.full(len(presence), -1, dtype=np.int64)
-    shuffled = rng.permutation(len(presence))
+    of_image = np.arange(len(presence)) if groups is None else groups
+    images = np.bincount(of_image)
+    shown = np.zeros((len(images), presence.shape[1]), dtype=np.int64)  # images of each class in each group
+    np.add.at(shown, of_image, presence)
+    choice = np.full(len(images), -1, dtype=np.int64)
+    given, unplaced = np.zeros(len(share), dtype=np.int64), len(images)  # groups
+    shuffled = rng.permutation(len(images))
     while (choice < 0).any():
-        left = presence[choice < 0].sum(axis=0)
+        left = shown[choice < 0].sum(axis=0)
         if not left.any():
-            images = shuffled[choice[shuffled] < 0]  # rows without any class
+            turn = shuffled[choice[shuffled] < 0]  # rows without any class
             column = None
         else:
             column = int(np.argmin(np.where(left > 0, left, np.iinfo(np.int64).max)))
-            images = shuffled[(choice[shuffled] < 0) & presence[shuffled, column]]
-        for image in images:
+            turn = shuffled[(choice[shuffled] < 0) & (shown[shuffled, column] > 0)]
+            turn = turn[np.argsort(-shown[turn, column], kind="stable")]
+        for group in turn:
             wish = wanted[:, column] if column is not None else room
-            best = max(np.flatnonzero(room > 0), key=lambda k: (wish[k], room[k], rng.random()))
-            choice[image] = best
-            room[best] -= 1
-            wanted[best] -= presence[image]
-    return choice
+            best = max(_open_parts(room, given, unplaced), key=lambda k: (wish[k], room[k], rng.random()))
+            choice[group] = best
+            given[best] += 1
+            unplaced -= 1
+            room[best] -= images[group]
+            wanted[best] -= shown[group]
+    return choice[of_image]
+
+
+def _open_parts(room: NDArray[np.float64], given: NDArray[np.int64], unplaced: int) -> NDArray[np.int64]:
+    """Parts with room for another group; only those without any, where each of these needs one of the groups left."""
+    if not given.all():
+        empty = np.flatnonzero((room > 0) & (given == 0))
+        if len(empty) == unplaced:
+            return empty
+    return np.flatnonzero(room > 0)
 
 
 def _part_sizes(total: int, share: NDArray[np.float64]) -> NDArray[np.int64]:

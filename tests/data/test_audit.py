@@ -395,7 +395,7 @@ def test_bccd_reports_its_two_degenerate_boxes(data_root):
     assert {f.kind for f in report.findings} == {"box without area (dropped)"}
     assert report.warnings == (  # one field in two focal planes, in the published splits
         "1 image of val has a near copy in train, which makes results look better: JPEGImages/BloodImage_00037.jpg ~ "
-        "JPEGImages/BloodImage_00038.jpg; move or remove it.",
+        "JPEGImages/BloodImage_00038.jpg; move or remove it, or keep groups together with --data.fold_groups.",
     )
     assert dict(zip(report.source.classes, report.total.class_counts, strict=True)) == {
         "RBC": 4153,

@@ -118,6 +118,22 @@ def test_a_datamodule_takes_a_fold() -> None:
     assert "test" not in data.splits
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_class_that_a_fold_holds_out_whole_is_refused_by_every_fold(number: int) -> None:
+    names, labels = [f"{i}.png" for i in range(21)], [0, 1] * 10 + [2]
+    with pytest.raises(UserError, match=r"fold \d of 3 holds out all 1 image\(s\) of the class 'c'"):
+        fold_of(source(names, labels), FoldChoice(number, 3))
+    groups = [f"day{i % 3}_{label}/{i}.png" for i, label in enumerate([0, 1] * 9)] + [f"day3_2/{i}.png" for i in "xyz"]
+    with pytest.raises(UserError, match="all 3 image"):
+        fold_of(source(groups, [0, 1] * 9 + [2] * 3), FoldChoice(number, 3), groups=r"day\d_\d")
+
+
+def test_the_test_split_cannot_be_divided() -> None:
+    given = source([], [], train=(["a.png", "b.png"], [0, 1]), test=(["t.png"], [0]))
+    with pytest.raises(UserError, match="'test' is to be tested on, and a fold would take its place"):
+        fold_of(given, FoldChoice(1, 2), names=("train", "test", "test"))
+
+
 @pytest.mark.parametrize("text", ["", "5", "0/5", "6/5", "1/1", "a/b"])
 def test_a_fold_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="such as 2/5"):

@@ -134,6 +134,17 @@ def test_sizes_are_exact_and_no_part_is_left_empty(n, c, seed, weights):
     assert (counts - wish).max() <= 1
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 1000), st.integers(1, 5))
+def test_groups_stay_together_and_each_part_gets_one(n, g, seed, parts):
+    rng = np.random.default_rng(seed)
+    groups = np.unique(rng.integers(0, g, n), return_inverse=True)[1].reshape(-1)
+    choice = iterative_stratification(rng.random((n, 4)) < 0.3, [1] * parts, seed, groups=groups)
+    parts_of = [set(choice[groups == k].tolist()) for k in range(groups.max() + 1)]
+    assert all(len(found) == 1 for found in parts_of)
+    assert len(set.union(*parts_of)) == min(parts, len(parts_of))
+
+
 @pytest.mark.parametrize(
     ("splits", "fractions"),
     [
