@@ -1,7 +1,7 @@
 """CIFAR-10 by the recipes' own command lines: last-epoch test accuracy and seconds, several seeds, with any presets.
 
 python benchmarks/cifar10.py --arms mixer efficientnet lite0 --seeds 0 1 2 --parallel 3         # an H100: 20 minutes
-python benchmarks/cifar10.py --arms lite0_few scratch_few --seeds 0 1 2 --train-per-class 100   # two CPU cores
+python benchmarks/cifar10.py --arms lite0_few scratch_few --seeds 0 1 2 --train-per-class 100   # two CPU cores, an hour
 
 The data is the JPEG re-encoding of CIFAR-10 in $DLRECIPES_DATA/cifar10_jpeg.npz, which costs about 3.3 points of
 accuracy (the 94 % speed record's script reaches 90.7 % on it): compare only with what runs on the same copy. All

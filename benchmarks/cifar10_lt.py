@@ -1,7 +1,7 @@
 """CIFAR-10 with a long tail: each remedy for imbalanced labels on one network, by one protocol.
 
 python benchmarks/cifar10_lt.py --parallel 4                                   # a GPU: all rows, three seeds
-python benchmarks/cifar10_lt.py --rows ce ce_drw logit_adjustment --epochs 20  # two CPU cores
+python benchmarks/cifar10_lt.py --rows ce ce_drw logit_adjustment --epochs 20  # a CPU: 15 minutes a run
 python benchmarks/cifar10_lt.py --table                                        # of all runs so far
 python benchmarks/cifar10_lt.py --picture                                      # docs/pictures/cifar10_lt.png
 python benchmarks/cifar10_lt.py --train-fraction 0.02 --epochs 5 --results /tmp/try.jsonl      # does every row run?

@@ -1,6 +1,6 @@
 """The two image recipes without data, on two CPU cores: a balanced Mixer; a long tail with remedies and without.
 
-python benchmarks/digits.py                       # three seeds of each, one after the other
+python benchmarks/digits.py                       # three seeds of each, one after the other: 20 minutes
 python benchmarks/digits.py --arms mixer          # what `python recipes/train_mlp_mixer.py` prints, for three seeds
 
 The test split is balanced, so that its accuracy is the balanced accuracy; it is that of the best epoch on the

@@ -7,7 +7,7 @@ alarm in 65 healthy runs, but missed over-fitting that shows by the gap alone, a
 mended for that, its settings went into ``tuned``, and ``held_out`` is a second set. Fine-tuned networks came later, to
 both sets: on the tuned ones the rules raised false alarms, and were mended for that before the held-out ones were run.
 
-    python benchmarks/fit_doctor.py                                  # table of the held-out settings, minutes of a core
+    python benchmarks/fit_doctor.py                                  # table of the held-out settings: 11 minutes
     python benchmarks/fit_doctor.py --settings tuned --seeds 0 1
 """
 

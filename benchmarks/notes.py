@@ -1,6 +1,6 @@
 """Each line of the notes in little: the same small training with a part and without, five seeds, one CPU core.
 
-python benchmarks/notes.py                        # all of them
+python benchmarks/notes.py                        # all of them: about an hour
 python benchmarks/notes.py staged early_stopping  # some
 python benchmarks/notes.py --list
 
