@@ -39,6 +39,8 @@ class MetricsCSV(Logger):
         self._rows: list[Row] | None = None
         self._columns: list[str] = ["step", "epoch"]
         self._last_row_at = 0
+        self._tested: float | None = None  # epoch of the checkpoint under test
+        self._apart = False  # the next row begins something new
 
     @property
     def name(self) -> str:
@@ -61,8 +63,11 @@ class MetricsCSV(Logger):
         """Write the metrics of one step; values of the same step and epoch are merged, the newer one wins."""
         rows = self._loaded()
         values = {name: float(value) for name, value in metrics.items()}
-        last = rows[-1] if rows else None
-        at = float(step) if step is not None else (last["step"] if last else 0.0)
+        if self._tested is not None:
+            values["epoch"] = self._tested
+        last = rows[-1] if rows and not self._apart else None
+        self._apart = False
+        at = float(step) if step is not None else (rows[-1]["step"] if rows else 0.0)
         same_epoch = last is not None and values.get("epoch", last.get("epoch")) == last.get(
             "epoch", values.get("epoch")
         )
@@ -77,6 +82,19 @@ class MetricsCSV(Logger):
             self._rewrite()
         else:
             self._write_last(merge)
+
+    def begin_test(self, epoch: int | None) -> None:
+        """From now on rows are those of a test of a checkpoint: Lightning would count them to the epoch after the last.
+
+        Args:
+            epoch: of the checkpoint; None: it is not known, and the epoch of a row stays as it was logged.
+        """
+        self._tested = None if epoch is None else float(epoch)
+        self._apart = True  # also where the checkpoint's epoch is the last one, whose row it is not
+
+    def end_test(self) -> None:
+        """Rows are those of a fit again."""
+        self._tested, self._apart = None, True
 
     @rank_zero_only
     def drop_from(self, step: int) -> int:
@@ -126,10 +144,30 @@ class MetricsCSV(Logger):
 
 
 class MetricsResume(Callback):
-    """Before a resumed fit writes its first row, drops the rows that the killed run logged after the checkpoint.
+    """Before a resumed fit writes its first row, drops the rows that the killed run logged after the checkpoint; tells
+    the file which checkpoint's epoch a test is of.
 
     Steps count from 0 in the file, so a checkpoint of ``global_step`` n has the rows of steps 0 to n - 1 behind it.
     """
+
+    def __init__(self) -> None:
+        self._epoch: int | None = None  # of the checkpoint that was loaded
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._epoch = None
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._epoch = checkpoint.get("epoch")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.begin_test(self._epoch)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.end_test()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:

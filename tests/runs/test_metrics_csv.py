@@ -118,3 +118,27 @@ def test_each_row_is_on_disk_at_once(tmp_path):
     for step in range(3):  # nothing is flushed or closed in between, as before a SIGKILL
         logger.log_metrics({"a": 1.0 + step}, step=step)
         assert [row["a"] for row in read_metrics(tmp_path / "m.csv")] == [1.0, 2.0, 3.0][: step + 1]
+
+
+@pytest.mark.parametrize("best", [0, 1])
+def test_a_tested_checkpoint_keeps_its_epoch_and_a_row_of_its_own(tmp_path, best):
+    class Tested(Toy):
+        def validation_step(self, batch, batch_idx):
+            self.log("val/map", float(self.current_epoch == best))
+
+        def test_step(self, batch, batch_idx):
+            self.log("test/map", 0.25)
+
+    checkpoint = pl.callbacks.ModelCheckpoint(tmp_path, monitor="val/map", mode="max")
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=2, log_every_n_steps=1, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[checkpoint, MetricsResume()],
+        logger=MetricsCSV(tmp_path / "metrics.csv"),
+    )  # fmt: skip
+    data = DataLoader(TensorDataset(torch.ones(8, 2)), batch_size=2)
+    trainer.fit(Tested(), data, data)
+    fitted = read_metrics(tmp_path / "metrics.csv")
+    trainer.test(Tested(), data, ckpt_path=checkpoint.best_model_path, weights_only=True, verbose=False)
+    assert read_metrics(tmp_path / "metrics.csv") == [*fitted, {"step": 8, "epoch": best, "test/map": 0.25}]
+    trainer.test(Tested(), data, verbose=False)  # of the weights as they are
+    assert [row["epoch"] for row in read_metrics(tmp_path / "metrics.csv")[8:]] == [best, 2]
