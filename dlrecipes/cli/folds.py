@@ -80,7 +80,6 @@ def run_folds(recipe: Recipe, arguments: Arguments, folds: int) -> int:
         _no_other_options(arguments, root)
         content = json.loads((root / _SETTINGS).read_text(encoding="utf-8"))
         arguments = replace(arguments, argv=tuple(content["argv"]), typed=tuple(content["typed"]), resume=None)
-    headline: list[str] = []
 
     def train(fold: str, name: str) -> Path:
         own = ("--data.fold", fold, "--output", str(root), "--trainer.devices", "1")
@@ -95,9 +94,7 @@ def run_folds(recipe: Recipe, arguments: Arguments, folds: int) -> int:
         folder = _begun(root, name)
         if folder is None:
             raise UserError(f"{root} holds no run of {name}: it ended before its first checkpoint.")
-        checkpoint, home = find_checkpoint(folder)
-        task: Any = load_task(checkpoint, torch.device("cpu"))
-        headline[:] = task.headline
+        task, home = _trained(folder)
         evaluate_fold(task, run_data(run_config(home), task.info), home)
         return home
 
@@ -107,8 +104,14 @@ def run_folds(recipe: Recipe, arguments: Arguments, folds: int) -> int:
         if new and not any(root.glob("fold*-*")):
             RunFolder(root).discard()
         raise
-    found.print(headline)
+    found.print(_trained(found.folds[0])[0].headline)
     return 0
+
+
+def _trained(fold: Path) -> tuple[Any, Path]:
+    """The task of a fold with its best weights, and its run folder."""
+    checkpoint, home = find_checkpoint(fold)
+    return load_task(checkpoint, torch.device("cpu")), home
 
 
 def _knows_folds(recipe: Recipe, arguments: Arguments) -> None:

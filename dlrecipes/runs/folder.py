@@ -65,13 +65,17 @@ class RunFolder:
             path: the run folder, or a checkpoint file in its ``checkpoints``.
 
         Raises:
-            UserError: there is no such folder, or no checkpoint in it.
+            UserError: there is no such folder, no checkpoint in it, or it holds the runs of several folds.
         """
         given = Path(path).expanduser().absolute()
         folder = given.parent.parent if given.suffix == ".ckpt" and given.parent.name == "checkpoints" else given
         if not folder.is_dir():
             raise UserError(f"run folder '{path}' does not exist: check the path.")
         run = cls(folder)
+        if fold := next(iter(sorted(folder.glob("fold*-*/checkpoints"))), None):
+            raise UserError(
+                f"'{path}' holds the folds of a cross validation: give one of them, such as '{fold.parent}'."
+            )
         if not any(run.checkpoints.glob("*.ckpt")):
             raise UserError(
                 f"run folder '{path}' holds no checkpoint (checkpoints/*.ckpt): it stopped before the first one was "
@@ -240,7 +244,7 @@ class RunFolder:
         """The content of ``run.json``; empty where there is none or it is damaged."""
         try:
             content = json.loads(self.info.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
             return {}
         return content if isinstance(content, dict) else {}
 

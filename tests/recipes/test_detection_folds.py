@@ -13,8 +13,10 @@ from pycocotools.cocoeval import COCOeval
 from test_folds import POWER_CUT
 from tiny_runs import assert_refused, call, rows, write_coco
 
+from dlrecipes.cli.predict import predict
 from dlrecipes.cross_validation import CrossValidator
 from dlrecipes.data import DetectionData
+from dlrecipes.errors import UserError
 from dlrecipes.models import DETR
 from dlrecipes.models.detr import SetCriterion
 from dlrecipes.tasks import DetectionTask
@@ -89,6 +91,11 @@ def test_each_image_is_predicted_once_and_a_cut_off_fold_goes_on(
     assert (summary["val/map"]["pooled"], summary["val/map_50"]["pooled"]) == pytest.approx(measured_by_coco(root))
     for fold, value in zip(folds, summary["val/map_50"]["folds"], strict=True):
         assert value == pytest.approx(measured_by_coco(fold)[1], abs=1e-3)
+    again = call(recipe.main, "--resume", root)
+    assert "map_50" in again.out
+    assert "mar_100" not in again.out  # what the task is judged by, though nothing was left to train
+    with pytest.raises(UserError, match=f"give one of them, such as '{folds[0]}'"):
+        predict(root, shapes / "test")
 
 
 def test_groups_are_in_one_fold_by_the_command_line(
