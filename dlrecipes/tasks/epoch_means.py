@@ -51,6 +51,19 @@ class EpochMeans:
             means[name] = torch.tensor(sum(totals) / sum(seen))
         return means
 
+    def state(self) -> dict[str, tuple[float, int]]:
+        """Sum and weight by name over all ranks, to go on with; all have to ask."""
+        found: dict[str, tuple[float, int]] = {}
+        for sums in gather_objects({name: (float(total), seen) for name, (total, seen) in self._sums.items()}):
+            for name, (total, seen) in sums.items():
+                before = found.get(name, (0.0, 0))
+                found[name] = (before[0] + total, before[1] + seen)
+        return found
+
+    def load(self, state: Mapping[str, tuple[float, int]]) -> None:
+        """Go on from `state`, on one rank."""
+        self._sums = {name: (torch.tensor(total), seen) for name, (total, seen) in state.items()}
+
     def clear(self) -> None:
         """Begin an epoch."""
         self._sums = {}

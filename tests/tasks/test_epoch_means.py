@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -18,6 +20,18 @@ SIZES = (4, 4, 1)
 NAME = "train/accuracy"
 
 
+class Positioned(DataLoader[Any]):
+    """Goes on where a resumed epoch stopped."""
+
+    def __init__(self, *args: Any, skip: int = 0, **others: Any) -> None:
+        super().__init__(*args, **others)
+        self._skip = skip
+
+    def __iter__(self) -> Any:
+        skip, self._skip = self._skip, 0
+        return islice(super().__iter__(), skip, None)
+
+
 class Data(L.LightningDataModule):
     info = DataInfo(
         task="classification",
@@ -31,6 +45,10 @@ class Data(L.LightningDataModule):
         std=(0.5, 0.5, 0.5),
     )
 
+    def __init__(self, skip: int = 0) -> None:
+        super().__init__()
+        self.skip = skip  # batches of the first pass, after a resume
+
     def train_dataloader(self) -> DataLoader[Any]:
         made = torch.Generator().manual_seed(0)
         batches = [
@@ -40,7 +58,7 @@ class Data(L.LightningDataModule):
             }
             for size in SIZES
         ]
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list does
+        return Positioned(batches, batch_size=None, skip=self.skip)  # type: ignore[arg-type]  # a list does
 
 
 class Watch(L.Callback):
@@ -71,13 +89,14 @@ class Task(ClassificationTask):
         return super().training_step(batch, batch_idx) | {"right": right}
 
 
-def trained(watch: Watch, **limits: Any) -> L.Trainer:
+def trained(watch: Watch, resume: Path | None = None, skip: int = 0, **limits: Any) -> L.Trainer:
     torch.manual_seed(0)
     options: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
     trainer = L.Trainer(
         accelerator="cpu", log_every_n_steps=1, callbacks=[watch], enable_model_summary=False, **options, **limits
     )
-    trainer.fit(Task(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), lr=0.05, warmup_steps=0), datamodule=Data())
+    task = Task(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), lr=0.05, warmup_steps=0)
+    trainer.fit(task, datamodule=Data(skip), ckpt_path=resume, weights_only=True)
     return trainer
 
 
@@ -112,3 +131,26 @@ def test_each_name_has_its_own_weight() -> None:
     means.add({"a": torch.tensor(4.0)}, 2)
     assert {name: value.item() for name, value in means.take().items()} == {"a": 3.0, "b": 0.0}
     assert means.take() == {}
+
+
+class CutOff(Watch):
+    """Keeps a checkpoint within the second epoch."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        super().on_train_batch_end(trainer, *args)
+        if trainer.global_step == 5:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_an_epoch_that_goes_on_has_the_means_of_all_its_steps(tmp_path: Path) -> None:
+    path = tmp_path / "cut.ckpt"
+    alone = trained(CutOff(path), max_epochs=2).callback_metrics
+    resumed = trained(Watch(), resume=path, skip=2, max_epochs=2).callback_metrics
+    for name in ("train/loss", "train/loss_epoch", NAME):
+        assert resumed[name] == alone[name], name
