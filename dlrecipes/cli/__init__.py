@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from dlrecipes.cli.arguments import preset_names, read_arguments
+from dlrecipes.cli.environment import flush_output, reader_is_gone
 from dlrecipes.cli.help import short_help
 from dlrecipes.cli.presets import Choose, Requirement
 from dlrecipes.cli.remedies import remedy_table
@@ -107,7 +108,7 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 1 ``--overfit`` failed, 2 bad option or data, 3 loss became NaN or infinite, 130 Ctrl-C
-        before training.
+        before training, 141 nobody reads the output any more.
 
     Raises:
         SystemExit: 143 or 130 after SIGTERM or Ctrl-C in training, when a checkpoint has been saved.
@@ -125,6 +126,7 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
         )
         if arguments.help == "short":
             print(short_help(sys.argv[0], recipe, preset_names(recipe.preset)), end="")
+            flush_output()
             return 0
         if "--imbalance" in recipe.options and ("--imbalance", "list") in pairwise(arguments.typed):
             print(remedy_table(), end="")
@@ -143,6 +145,10 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        if debug:
+            raise
+        return reader_is_gone("a run that had made checkpoints goes on with --resume.")
 
 
 def _brought_along(argv: Sequence[str], options: Mapping[str, Option]) -> list[str]:

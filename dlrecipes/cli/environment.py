@@ -1,11 +1,12 @@
-"""What a command sets up in its process: a user's modules can be imported."""
+"""What a command sets up in its process: a user's modules can be imported, an output without a reader is left alone."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
-__all__ = ["import_from_here"]
+__all__ = ["flush_output", "import_from_here", "reader_is_gone"]
 
 
 def import_from_here() -> None:
@@ -13,3 +14,22 @@ def import_from_here() -> None:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
+
+
+def flush_output() -> None:
+    """Now, where a ``BrokenPipeError`` can still be caught, and not when Python ends."""
+    if sys.stdout is not None:  # closed by the shell
+        sys.stdout.flush()
+
+
+def reader_is_gone(remedy: str = "") -> int:
+    """After a ``BrokenPipeError``, as behind ``| head``: say so on stderr, and let Python's own last flush be silent.
+
+    Returns:
+        141, the exit code of a process that SIGPIPE ended.
+    """
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    with contextlib.suppress(OSError):  # stderr may be the same pipe
+        print(f"error: stopped, since nobody reads the output any more; {remedy}".rstrip("; "), file=sys.stderr)
+    return 141

@@ -56,7 +56,7 @@ def explain(message: str, argv: Sequence[str], known: Iterable[str], aliases: Ma
         key, expected, value = matches[-1]  # the innermost
         kinds = [kind or choices for kind, choices in _KIND.findall(expected) if kind != "NoneType"]
         return f"{_option(argv, key, value, short)} must be {' or '.join(kinds) or expected}, not {value!r}."
-    if "Problems parsing config" in message:
+    if "Problems parsing config" in message or "Unexpected config" in message or "codec can't decode" in message:
         for name, path in pairwise(argv):
             if name == "--config" and (problem := _yaml_problem(path)):
                 return problem
@@ -91,7 +91,7 @@ def _option(argv: Sequence[str], key: str, value: str, short: Mapping[str, str])
 def _yaml_problem(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
-            yaml.safe_load(file)
+            content = yaml.safe_load(file)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         return f"--config {path} is no valid YAML: {' '.join(str(error).split())}."
-    return ""
+    return "" if isinstance(content, Mapping) else f"--config {path} holds no options."

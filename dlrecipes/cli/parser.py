@@ -163,6 +163,8 @@ class RecipeCLI(LightningCLI):
             self.config = parser.parse_args(without_leftovers(parser, words, self._parts))
         except ArgumentError as error:
             raise OptionError(explain(str(error), self._argv, self._known_flags(parser), self._aliases)) from error
+        except UnicodeDecodeError as error:
+            raise OptionError(explain(str(error), self._argv, (), self._aliases)) from error
         self._check_nulls()
         for name, least in (("steps_needed", 1), ("overfit", 2)):
             if self.config[name] is not None and self.config[name] < least:
@@ -203,7 +205,7 @@ class RecipeCLI(LightningCLI):
         last = max((i for i, token in enumerate(self._argv) if token == "--config"), default=-2)
         try:  # read_arguments puts them first, and what the kind of data changes follows at once
             config = parser.parse_args(self._argv[: last + 2])
-        except ArgumentError:
+        except (ArgumentError, UnicodeDecodeError):
             config = parser.parse_args([])
         return [*self._aliases, *OWN_FLAGS, *(f"--{name}" for name in _dotted(config.as_dict()))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,18 @@ def load_task(checkpoint: Path, device: torch.device) -> BaseTask:
     import_from_here()
     config = checkpoint.parent.parent / "config.yaml"
     if config.is_file():  # the user's own file, as trusted as the code it names; a checkpoint alone is not
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
         try:
-            for path in _class_paths(values.get("model", {})):
+            values = yaml.safe_load(config.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(
+                f"{config} cannot be read ({' '.join(str(error).split())[:100]}): remove it where all classes "
+                "of the run are those of dlrecipes: the checkpoint says the rest."
+            ) from error
+        try:
+            for path in _class_paths(values["model"]):
                 import_object(path)
             task = import_object(values["model"]["class_path"])
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(
                 f"{config} names a class that is not here ({error}): run this where training was run."
             ) from error
@@ -148,16 +155,18 @@ def find_checkpoint(run: Path) -> tuple[Path, Path]:
 
 
 def _make_folder(output: Path | None, home: Path) -> Path:
-    if output is None:
-        number = 1
-        while (home / f"predict-{number:03d}").exists():
-            number += 1
-        output = home / f"predict-{number:03d}"
-    try:
-        (output / "pictures").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output} cannot be made ({error.strerror}): give another --output.") from error
-    return output
+    numbers = count(1)
+    while True:
+        folder = output if output is not None else home / f"predict-{next(numbers):03d}"
+        try:
+            folder.mkdir(parents=True, exist_ok=output is not None)  # mkdir decides between processes that race
+            (folder / "pictures").mkdir(exist_ok=True)
+            return folder
+        except FileExistsError as error:
+            if output is not None:
+                raise UserError(f"{folder} cannot be made ({error.strerror}): give another --output.") from error
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made ({error.strerror}): give another --output.") from error
 
 
 def _class_paths(values: Mapping[str, Any]) -> Iterator[str]:

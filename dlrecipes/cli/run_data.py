@@ -32,7 +32,7 @@ def run_config(home: Path) -> dict[str, Any]:
     config = home / "config.yaml"
     try:
         values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
             f"{config} cannot be read ({' '.join(str(error).split())[:100]}), and it says which data the run had: give "
             f"the folder of a recipe's run"

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +46,26 @@ def test_check_data_prints_the_audit(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["check-data", str(tmp_path), "--json", str(report)]) == 0
     assert "cat" in capsys.readouterr().out
     assert report.is_file()
+
+
+RECIPE_STOPPED = (
+    "error: stopped, since nobody reads the output any more; a run that had made checkpoints goes on with --resume.\n"
+)
+RECIPE = Path(__file__).parents[2] / "recipes" / "train_mlp_mixer.py"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [str(RECIPE), "-h"],
+        ["-c", "from dlrecipes.cli.commands import main; raise SystemExit(main(['list', 'losses']))"],
+    ],
+)
+def test_a_reader_that_leaves_gets_no_traceback(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, *words], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert "BrokenPipeError" not in done.stderr
+    if words[-1] == "-h":
+        assert (done.returncode, done.stderr) == (141, RECIPE_STOPPED)

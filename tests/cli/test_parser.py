@@ -92,6 +92,7 @@ def test_one_sentence_for_a_wrong_option(argv: list[str], message: str, user_pro
     ("preset", "message"),
     [
         ("model: [1", "preset.yaml is no valid YAML"),
+        ("", "preset.yaml holds no options"),
         ("modell: {lr: 1}", "The config sets modell.lr, which does not exist. Did you mean model.lr?"),
         ("epochs: 3", "The config sets epochs, which does not exist. Did you mean trainer.max_epochs?"),
         ("model: {lrr: 1}", "The config sets lrr, which does not exist."),
@@ -101,6 +102,13 @@ def test_one_sentence_for_a_wrong_config(preset: str, message: str, user_project
     with pytest.raises(UserError) as caught:
         parse(user_project, tmp_path, preset=preset)
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_is_no_text_is_one_sentence(user_project: str, tmp_path: Path) -> None:
+    (tmp_path / "cut.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"cut\.yaml is no valid YAML") as caught:
+        parse(user_project, tmp_path, "--config", str(tmp_path / "cut.yaml"))
     assert "\n" not in str(caught.value)
 
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import dlrecipes
 from dlrecipes.cli.arguments import suggest
+from dlrecipes.cli.environment import flush_output, reader_is_gone
 from dlrecipes.errors import DLRecipesError, UserError
 
 __all__ = ["COMMANDS", "main"]
@@ -43,12 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments, without the program's name; default ``sys.argv[1:]``.
 
     Returns:
-        The exit code: 0 done, 2 bad option or input, 130 Ctrl-C; others as the command's own help says.
+        The exit code: 0 done, 2 bad option or input, 130 Ctrl-C, 141 nobody reads the output; others as the
+        command's own help says.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         options = _parser().parse_args(argv)
-        return int(options.run_command(options))
+        code = int(options.run_command(options))
+        flush_output()
+        return code
     except DLRecipesError as error:
         if "--debug" in argv:
             raise
@@ -56,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        if "--debug" in argv:
+            raise
+        return reader_is_gone()
 
 
 class _Parser(argparse.ArgumentParser):
