@@ -198,7 +198,11 @@ class ImageCache:
     def _write(self, file: Path) -> None:
         partial = file.with_suffix(".partial")
         try:
-            pixels = np.memmap(partial, dtype=np.uint8, mode="w+", shape=(self.total_bytes,))
+            with partial.open("wb") as handle:
+                handle.truncate(self.total_bytes)
+                if hasattr(os, "posix_fallocate"):  # a disk that gets full later would end the process by SIGBUS
+                    os.posix_fallocate(handle.fileno(), 0, self.total_bytes)
+            pixels = np.memmap(partial, dtype=np.uint8, mode="r+", shape=(self.total_bytes,))
             self._fill(pixels)
             pixels.flush()
             with partial.open("ab") as handle:

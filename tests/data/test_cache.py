@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import re
@@ -164,6 +165,21 @@ def test_too_little_space(pictures, folder):
     assert "more than half of the 0.0 MB that are free" in cache.note
     check(cache, images)
     assert not list(folder.glob("*.bin"))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve space")
+def test_a_disk_that_gets_full_is_met_before_pictures_are_written(pictures, folder, monkeypatch):
+    """A write into a mapped file without space ends the process by SIGBUS."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    images, records = pictures
+    cache = ImageCache(RecordImages(records), memory_bytes=0)
+    assert "No space left on device" in cache.note
+    check(cache, images)
+    assert not list(folder.glob("*.partial"))
 
 
 def test_files_unused_longest_are_removed(pictures, folder):
