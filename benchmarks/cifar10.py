@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from recipe_runs import ROOT, print_summary, run_recipe, write_results
+from recipe_runs import print_summary, run_recipe, write_results
+from records import DATA, RESULTS, ROOT
 
 EFFICIENTNET, MIXER = "recipes/train_efficientnet.py", "recipes/train_mlp_mixer.py"
 METRICS = ("accuracy", "nll")
@@ -68,14 +68,13 @@ def write_parquet(npz: Path, folder: Path, train_per_class: int | None) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Path(os.environ.get("DLRECIPES_DATA", ROOT.parent / "shared" / "data")) / "cifar10_jpeg.npz"
-    parser.add_argument("--npz", type=Path, default=default)
+    parser.add_argument("--npz", type=Path, default=DATA / "cifar10_jpeg.npz")
     parser.add_argument("--arms", nargs="+", choices=sorted(ARMS), default=["mixer", "efficientnet", "lite0"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--parallel", type=int, default=1, help="runs at once on the same device")
     parser.add_argument("--train-per-class", type=int, default=None)
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "cifar10")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options, extra = parser.parse_known_args()
     suffix = "" if options.train_per_class is None else f"_{options.train_per_class}"
     data = write_parquet(options.npz, options.output / f"data{suffix}", options.train_per_class)

@@ -35,10 +35,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cifar10_lt_results import append_row, draw_rows, print_tables, read_rows, setting_of
+from cifar10_lt_results import draw_rows, print_tables, read_rows, setting_of
 from cifar10_lt_rows import EPOCHS, ROWS
-
-ROOT = Path(__file__).resolve().parent.parent
+from records import DATA, RESULTS, ROOT, append_row
 
 
 def run_one(name: str, seed: int, options: argparse.Namespace) -> tuple[bool, str]:
@@ -124,9 +123,8 @@ def work_off(waiting: list[tuple[str, int]], pool: ProcessPoolExecutor, options:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shared = Path(os.environ.get("DLRECIPES_DATA", ROOT.parent / "shared" / "data"))
     on_gpu = torch.cuda.is_available()
-    parser.add_argument("--data", type=Path, default=shared / "cifar10_jpeg.npz")
+    parser.add_argument("--data", type=Path, default=DATA / "cifar10_jpeg.npz")
     parser.add_argument(
         "--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=", ".join(ROWS)
     )
@@ -140,7 +138,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", default="bf16-mixed", help="as Lightning's Trainer calls it")
     parser.add_argument("--compile-mode", help="default: reduce-overhead on a GPU, never elsewhere")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "cifar10_lt")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "cifar10_lt.jsonl")
+    parser.add_argument("--results", type=Path, default=RESULTS / "cifar10_lt.jsonl")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables")
     parser.add_argument("--picture", action="store_true", help="run nothing, draw the picture")
     options = parser.parse_args()

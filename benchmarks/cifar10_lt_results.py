@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cifar10_lt_rows import EPOCHS, ROWS
+from records import newest_rows
 
 from dlrecipes.runs.curves import new_figure, save_figure
 
-__all__ = ["append_row", "draw_rows", "print_tables", "read_rows", "setting_of"]
+__all__ = ["draw_rows", "print_tables", "read_rows", "setting_of"]
 
 Result = dict[str, Any]
 
@@ -44,17 +44,9 @@ def setting_of(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def append_row(file: Path, row: Result) -> None:
-    """Each run is kept as soon as it ends; in one write, so that processes do not cut each other's lines."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as out:
-        out.write(json.dumps(row) + "\n")
-
-
 def read_rows(file: Path) -> list[Result]:
     """The runs in the file; of several of the same row, seed and setting the last one."""
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return list({(row["row"], row["seed"], _key(row)): row for row in rows}.values())
+    return newest_rows(file, lambda row: (row["row"], row["seed"], _key(row)))
 
 
 def _key(row: Result) -> tuple[Any, ...]:

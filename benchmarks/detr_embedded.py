@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detr_results import append_row, read_rows
-from recipe_runs import ROOT, Cores, newest_metrics, print_summary, run_recipe
+from detr_results import read_rows
+from recipe_runs import Cores, newest_metrics, print_summary, run_recipe
+from records import RESULTS, ROOT, append_row
 
 from dlrecipes.runs import read_metrics
 
@@ -158,7 +159,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds that this call may take")
     parser.add_argument("--overhead", type=float, default=60.0, help="seconds of a run beside training, for --limit")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "detr_embedded")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "detr_embedded.jsonl")
+    parser.add_argument("--results", type=Path, default=RESULTS / "detr_embedded.jsonl")
     options, extra = parser.parse_known_args()
     options.extra = extra
     options.output, options.results = options.output.absolute(), options.results.absolute()

@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+
+from records import Row, newest_rows
 
 from dlrecipes.runs.curves import new_figure, save_figure
 
-__all__ = ["append_row", "draw_curves", "print_table", "read_rows"]
+__all__ = ["draw_curves", "print_table", "read_rows"]
 
-Row = dict[str, Any]
 _COLUMNS = {"map": "mAP", "map_50": "mAP50", "map_75": "mAP75"}
 _INKS = ("#1b6ca8", "#d1495b", "#2e933c", "#edae49", "#6a4c93", "#00798c", "#8d6346", "#595959")
 _LINES = ("-", "--", ":", "-.")
@@ -21,15 +21,7 @@ _LINES = ("-", "--", ":", "-.")
 
 def read_rows(file: Path) -> list[Row]:
     """The runs in the file; of several of the same arm, seed and setting the last one."""
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return list({(row["arm"], row["seed"], json.dumps(row["setting"])): row for row in rows}.values())
-
-
-def append_row(file: Path, row: Row) -> None:
-    """Each run is kept as soon as it ends."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as out:
-        out.write(json.dumps(row) + "\n")
+    return newest_rows(file, lambda row: (row["arm"], row["seed"], json.dumps(row["setting"])))
 
 
 def print_table(rows: Sequence[Row]) -> None:

@@ -30,8 +30,9 @@ from typing import Any
 import torch
 from detr_arms import ablation_arms, as_words, read_presets
 from detr_peers import FREE_STEPS, METRICS, PEERS, clock_of
-from detr_results import append_row, draw_curves, print_table, read_rows
-from recipe_runs import ROOT, Cores, newest_metrics, run_python
+from detr_results import draw_curves, print_table, read_rows
+from recipe_runs import Cores, newest_metrics, run_python
+from records import DATA, RESULTS, ROOT, append_row
 
 from dlrecipes.runs import read_metrics
 
@@ -141,8 +142,7 @@ def run_all(options: argparse.Namespace, setting: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Path(os.environ.get("DLRECIPES_DATA", ROOT.parent / "shared" / "data")) / "bccd"
-    parser.add_argument("--data", type=Path, default=default)
+    parser.add_argument("--data", type=Path, default=DATA / "bccd")
     known = sorted({*RECIPE, *PEERS})
     parser.add_argument("--arms", nargs="+", choices=known, metavar="ARM", help=", ".join(known))
     parser.add_argument("--ablation", action="store_true", help="also the arms of the ablation")
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds that this call may take")
     parser.add_argument("--overhead", type=float, default=75.0, help="seconds of a run beside training, for --limit")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "detr_small_data")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "detr_small_data.jsonl")
+    parser.add_argument("--results", type=Path, default=RESULTS / "detr_small_data.jsonl")
     parser.add_argument("--summarise", action="store_true", help="run nothing, only table and picture")
     options, extra = parser.parse_known_args()
     options.extra = extra

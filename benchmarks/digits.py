@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recipe_runs import ROOT, print_summary, run_recipe, write_results
+from recipe_runs import print_summary, run_recipe, write_results
+from records import RESULTS, ROOT
 
 EFFICIENTNET, MIXER = "recipes/train_efficientnet.py", "recipes/train_mlp_mixer.py"
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=sorted(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "digits")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options, extra = parser.parse_known_args()
     rows = [
         run_recipe(arm, seed, ARMS[arm][0], (*ARMS[arm][1], *extra), options.output, METRICS)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from records import RESULTS, ROOT
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
@@ -34,7 +35,6 @@ from dlrecipes.nn.init import init_weights
 from dlrecipes.nn.lsuv import lsuv_
 from dlrecipes.runs.curves import new_figure, save_figure
 
-ROOT = Path(__file__).resolve().parents[1]
 DEPTH, WIDTH, CLASSES, BATCH = 50, 64, 10, 64
 RATES = (0.03, 0.01, 0.003)  # 0.1 to 0.001 were tried for 250 steps: only these were ever the best
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--machine", default="", help="its name, for the name of the file")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "pictures" / "init_depth.png")
     parser.add_argument("--draw", type=Path, metavar="JSON", help="draw these results instead of measuring")
     options = parser.parse_args()

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,12 +28,12 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from PIL import Image
+from records import DATA, RESULTS, write_dated
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
 from dlrecipes.data import ClassificationData, array_source
 
-ROOT = Path(__file__).resolve().parent.parent
 Epoch = Callable[[], int]  # runs through the training split, returns the number of images
 
 
@@ -156,10 +154,9 @@ def photo_arms(folder: Path, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Path(os.environ.get("DLRECIPES_DATA", ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=default)
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)  # on a shared machine two threads wait for each other more than they help
     cores = len(os.sched_getaffinity(0))
@@ -177,9 +174,7 @@ def main() -> None:
         results["photos"] = photo_arms(options.data, options.repeats)
     else:
         print(f"photos   left out: there is no {options.data / 'tiny_coco'}")
-    options.results.mkdir(parents=True, exist_ok=True)
-    stamp = datetime.now(UTC).strftime("%Y-%m-%d_%H%M")
-    (options.results / f"loader_{stamp}.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_dated("loader", results, options.results)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import argparse
 import datetime
 import io
 import json
-import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +23,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from records import DATA
 from rich.console import Console
 from rich.table import Table
 
 from dlrecipes.data.near_duplicates import find_near_copies, fingerprint
 
-ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("bccd/JPEGImages", "tiny_coco/train2017", "tiny_coco/val2017")
 TRUE_PAIRS = {("BloodImage_00037", "BloodImage_00038")}  # one field of view in two focal planes
 
@@ -116,8 +115,7 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Path(os.environ.get("DLRECIPES_DATA", ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=default, help="folder with bccd and tiny_coco")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with bccd and tiny_coco")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     files = [file for folder in FOLDERS for file in sorted((options.data / folder).glob("*.jpg"))]

@@ -12,14 +12,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
+from records import ROOT, write_dated
 
 
 def run_recipe(
@@ -147,7 +145,4 @@ def write_results(name: str, rows: Sequence[dict[str, Any]], folder: Path, **abo
     """All rows as dated JSON, with the machine and the load that it had."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} x {platform.processor()}"
     facts = {"device": device, "torch": str(torch.__version__), "load": os.getloadavg(), **about}
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{name}_{datetime.now(UTC).strftime('%Y-%m-%d_%H%M')}.json"
-    file.write_text(json.dumps({"about": facts, "runs": list(rows)}, indent=1) + "\n")
-    return file
+    return write_dated(name, {"about": facts, "runs": list(rows)}, folder)

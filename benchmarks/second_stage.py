@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recipe_runs import ROOT, run_recipe, write_results
+from recipe_runs import run_recipe, write_results
+from records import RESULTS, ROOT
 from rich.console import Console
 from rich.table import Table
 
@@ -97,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "second_stage")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options, extra = parser.parse_known_args()
     rows = [row for seed in options.seeds for row in rows_of(train(seed, options.output, extra), seed)]
     Console(width=160).print(table_of(rows))

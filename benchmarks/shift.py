@@ -27,13 +27,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from records import RESULTS, ROOT, write_dated
 from shift_arms import OURS, PEERS, SCENARIOS
 
-HERE = Path(__file__).resolve().parent
 N, D, PERMUTATIONS = 200, 16, 199
 SIZES = (1000, 3000, 10_000, 20_000)
 FULL = 1000  # permutations that the cost is of
@@ -47,7 +46,7 @@ def run_arm(what: str, arm: str, job: dict[str, Any], options: argparse.Namespac
     python = options.peer_python if arm in PEERS else sys.executable
     count = str(options.threads)
     threads = {f"{name}_NUM_THREADS": count for name in ("OMP", "MKL", "OPENBLAS")}
-    command = [python, str(HERE / "shift_arms.py"), what, arm, json.dumps(job)]
+    command = [python, str(ROOT / "benchmarks" / "shift_arms.py"), what, arm, json.dumps(job)]
     done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
@@ -176,8 +175,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200, help="cifar: a cell")
     parser.add_argument("--reference", type=int, default=1000, help="cifar: rows of the reference in each draw")
     parser.add_argument("--device", default=None, help="cifar: default: GPU if there is one")
-    parser.add_argument("--cache", type=Path, default=HERE.parent / "runs" / "shift_cifar", help="cifar: features")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "shift_cifar", help="cifar: features")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     if "cifar" in options.parts and options.run is None:
         parser.error("--parts cifar needs --run: a run folder or checkpoint of a classifier of CIFAR-10")
@@ -191,9 +190,7 @@ def main() -> None:
             "threads": options.threads,
             "parallel": options.parallel,
         }
-        options.results.mkdir(parents=True, exist_ok=True)
-        file = options.results / f"shift_{part}_{datetime.now(UTC).strftime('%Y-%m-%d_%H%M')}.json"
-        file.write_text(json.dumps({"about": about, "runs": rows}, indent=1) + "\n")
+        file = write_dated(f"shift_{part}", {"about": about, "runs": rows}, options.results)
         print(f"written to {file}")
 
 

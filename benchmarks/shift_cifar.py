@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +30,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from records import DATA, ROOT
 from scipy import stats
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
@@ -39,7 +39,6 @@ from dlrecipes.cli.predict import find_checkpoint, load_task
 from dlrecipes.shift import PCA, PROPERTIES, ShiftFeatures, collect, compare, mmd_test
 from dlrecipes.shift.corruptions import corrupt
 
-ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "pictures" / "shift_power.png"
 CHANGES = (
     "gaussian_noise",
@@ -63,8 +62,7 @@ Cell = tuple[str, int, float, int]  # change, severity, δ, n
 
 def load_images(split: str) -> Tensor:
     """uint8 [n, 3, 32, 32] of the JPEG copy in $DLRECIPES_DATA, of all classes."""
-    folder = Path(os.environ.get("DLRECIPES_DATA", ROOT.parent / "shared" / "data"))
-    with np.load(folder / "cifar10_jpeg.npz") as content:
+    with np.load(DATA / "cifar10_jpeg.npz") as content:
         data, offsets = content[f"{split}_bytes"], content[f"{split}_offsets"]
     chosen = np.random.default_rng(0).choice(len(offsets) - 1, IMAGES[split], replace=False)
     files = (data[offsets[i] : offsets[i + 1]].tobytes() for i in chosen)

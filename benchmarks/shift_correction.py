@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -35,7 +34,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from recipe_runs import ROOT, write_results
+from recipe_runs import write_results
+from records import DATA, RESULTS
 from scipy.spatial.distance import cdist, pdist
 from torch import Tensor
 
@@ -289,15 +289,14 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Path(os.environ.get("DLRECIPES_DATA", ROOT.parent / "shared" / "data")) / "cifar10_jpeg.npz"
     parser.add_argument("--parts", nargs="+", choices=sorted(PARTS), default=["weights"])
     parser.add_argument("--run", type=Path, help="run folder of a CIFAR-10 classifier")
-    parser.add_argument("--npz", type=Path, default=default)
+    parser.add_argument("--npz", type=Path, default=DATA / "cifar10_jpeg.npz")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of weights")
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--corruptions", nargs="+", choices=CORRUPTIONS, default=list(CORRUPTIONS))
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.run is None and set(options.parts) - {"weights"}:
         parser.error("--run is needed: the description says how to train one")

@@ -9,9 +9,9 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from records import ROOT
+
 COMMANDS = {
     "python -c 'pass'": ["-c", "pass"],
     "python -c 'import dlrecipes'": ["-c", "import dlrecipes"],
