@@ -12,6 +12,7 @@ from dlrecipes.contracts import Verdict
 from dlrecipes.errors import UserError
 from dlrecipes.functional.fit_curves import Curves, measured, slashed
 from dlrecipes.functional.fit_rules import RULES, diagnose
+from dlrecipes.functional.words import counted
 from dlrecipes.runs import RunFolder, read_metrics
 
 __all__ = ["examine"]
@@ -45,7 +46,7 @@ def examine(
     if not len(curves):
         raise UserError(f"'{file}' holds no epoch with train/loss: train for an epoch first.")
     judged = f", judged by {curves.score_name}" if curves.score_name else ""
-    print(f"{file}: {len(curves)} epochs, {len(measured(curves.val_loss)[0])} validated{judged}")
+    print(f"{file}: {counted(len(curves), 'epoch')}, {len(measured(curves.val_loss)[0])} validated{judged}")
     if everything:
         found = [verdict for rule in RULES if (verdict := rule(curves)) is not None]
     else:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dlrecipes.runs.metric_names import counted
+from dlrecipes.functional.words import counted
 from dlrecipes.trainer import uses_cuda
 
 __all__ = ["Estimate", "estimate_epochs", "planned_devices", "steps_an_epoch"]

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from dlrecipes.cli.arguments import Arguments
 from dlrecipes.errors import UserError
-from dlrecipes.runs.metric_names import counted, format_value, metric_title
+from dlrecipes.functional.words import counted
+from dlrecipes.runs.metric_names import format_value, metric_title
 
 __all__ = ["FewImages", "OverfitCheck", "overfit_arguments", "overfit_trainer"]
 

@@ -13,7 +13,7 @@ from dlrecipes.cli.epochs import estimate_epochs, planned_devices, steps_an_epoc
 from dlrecipes.cli.overfit import FewImages, OverfitCheck, overfit_trainer
 from dlrecipes.cli.parser import RecipeCLI
 from dlrecipes.errors import DLRecipesError, UserError
-from dlrecipes.runs.metric_names import counted
+from dlrecipes.functional.words import counted
 from dlrecipes.tasks import BaseTask
 from dlrecipes.trainer import uses_cuda
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from dlrecipes.contracts import DataInfo, Prediction
 from dlrecipes.data.images import read_image
 from dlrecipes.data.predict import predict_loader
+from dlrecipes.functional.words import counted
 from dlrecipes.runs.coco_results import coco_results
-from dlrecipes.runs.metric_names import counted
 from dlrecipes.runs.pictures import class_color, draw_tile
 
 __all__ = ["detection_loader", "image_ids", "picture_names", "write_detections"]

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.data.image_predict import image_predict_loader
+from dlrecipes.functional.words import counted
 from dlrecipes.runs.image_results import ImageResults
-from dlrecipes.runs.metric_names import counted
 
 __all__ = ["image_loader", "write_labels"]
 
@@ -54,7 +54,7 @@ def write_labels(
             found.update(row["labels"] if "labels" in row else [row["label"]] if "label" in row else [])
     counts = ", ".join(f"{name} {count}" for name, count in found.most_common(_SHOWN))
     more = ", ..." if len(found) > _SHOWN else ""
-    sheets = f"  {folder / 'pictures'} ({len(results.sheets)} sheets)"
+    sheets = f"  {folder / 'pictures'} ({counted(len(results.sheets), 'sheet')})"
     summary = counted(results.count, "image") + (f": {counts}{more}" if counts else "")
     if with_ood:
         summary += f"; ood_p is at most {_STRANGE:g} for {strange}"

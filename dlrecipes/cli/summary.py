@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from dlrecipes.functional.words import counted
 from dlrecipes.runs.folder import RunFolder
-from dlrecipes.runs.metric_names import counted
 
 __all__ = ["StartSummary", "describe_devices", "describe_model"]
 

@@ -25,6 +25,7 @@ from dlrecipes.data.near_duplicates import KEEP_TOGETHER, find_near_copies, near
 from dlrecipes.data.probe import ImageFacts, probe_images
 from dlrecipes.data.records import DetectionRecord, DetectionSource, Finding
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 
 __all__ = ["audit"]
 
@@ -199,8 +200,8 @@ def _warnings(source: DetectionSource, facts: Mapping[str, ImageFacts]) -> Itera
     turned = [p for p, f in facts.items() if f.orientation != 1]
     if turned:
         yield (
-            f"{len(turned)} images carry an EXIF rotation, which is not applied ({shown(turned[0], source.root)}); "
-            "if the boxes were drawn on the rotated pictures, save these rotated."
+            f"{counted(len(turned), 'image')} with an EXIF rotation, which is not applied "
+            f"({shown(turned[0], source.root)}); if the boxes were drawn on the rotated pictures, save these rotated."
         )
 
 
@@ -233,11 +234,12 @@ def _leaks(source: DetectionSource, facts: Mapping[str, ImageFacts]) -> Iterable
     across = [found for found in places.values() if len({split for split, _ in found}) > 1]
     if across:
         pairs = [" = ".join(f"{path} ({split})" for split, path in _first_per_split(found)) for found in across]
-        yield f"{len(across)} images are in more than one split, which makes results look better: {_some(pairs)}."
+        many = counted(len(across), "image")
+        yield f"{many} in more than one split, which makes results look better: {_some(pairs)}."
     copies = sum(len(found) - len({split for split, _ in found}) for found in places.values())
     if copies:
         twice = next(f for f in places.values() if len(f) > len({split for split, _ in f}))
-        yield f"{copies} images are copies of another one in their split, such as {twice[-1][1]}."
+        yield f"{counted(copies, 'copy', 'copies')} of another image in the same split, such as {twice[-1][1]}."
 
 
 def _first_per_split(found: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dlrecipes.data.records import DetectionRecord, DetectionSource, Finding, box_areas
 from dlrecipes.data.report_print import PrintedReport, class_table, grouped, make_table, remarks
+from dlrecipes.functional.words import counted
 
 __all__ = ["SIZE_BINS", "AuditReport", "SplitStats"]
 
@@ -107,7 +108,9 @@ class AuditReport(PrintedReport):
 
     def parts(self) -> Iterable[Table | Text]:
         source = self.source
-        yield Text(f"Data: {source.root} ({source.format}, {len(source.classes)} classes)", style="bold")
+        yield Text(
+            f"Data: {source.root} ({source.format}, {counted(len(source.classes), 'class', 'classes')})", style="bold"
+        )
         counts = {name: stats.class_counts for name, stats in self._rows().items()}
         for table in (
             self._split_table(),

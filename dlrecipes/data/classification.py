@@ -29,6 +29,7 @@ from dlrecipes.data.sampler import EpochSampler
 from dlrecipes.data.split_data import SplitData
 from dlrecipes.data.workers import at_least, choose_workers, rank_of
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 
 __all__ = ["ClassificationData"]
 
@@ -371,9 +372,10 @@ class ClassificationData(SplitData):
             self._note(f"Pixels are normalised as for {self.normalisation!r}, unless a pretrained model has its own.")
             return statistics
         mean, std = (", ".join(f"{value:.3f}" for value in values) for values in statistics)
+        looked_at = counted(min(most, len(cache)), "training picture")
         self._note(
-            f"Mean ({mean}) and standard deviation ({std}) are those of {min(most, len(cache))} training pictures, "
-            "unless a pretrained model has its own."
+            f"Mean ({mean}) and standard deviation ({std}) are those of {looked_at}, unless a pretrained model has "
+            "its own."
         )
         return statistics
 

@@ -15,6 +15,7 @@ from dlrecipes.data.read_parquet import find_parquet, read_parquet
 from dlrecipes.data.read_tables import find_tables, read_tables
 from dlrecipes.data.read_torchvision import TORCHVISION, read_torchvision
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 
 __all__ = ["IMAGE_FORMATS", "holds_images", "read_images"]
 
@@ -105,8 +106,8 @@ def _read_folder(given: Path, target: str | Sequence[str] | None, kind: str, ima
         loose = files_with_suffix(given, *IMAGE_SUFFIXES)
         if loose:
             raise UserError(
-                f"{given} holds {len(loose)} images, such as {loose[0].name}, but no labels; move each into a folder "
-                "named as its class, or add a labels.csv with the columns image and label."
+                f"{given} holds {counted(len(loose), 'image')}, such as {loose[0].name}, but no labels; move each into "
+                "a folder named as its class, or add a labels.csv with the columns image and label."
             )
         raise UserError(f"{given} holds no labelled images; looked for {IMAGE_FORMATS}.")
     if shards := find_parquet(root):

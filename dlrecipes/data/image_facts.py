@@ -13,6 +13,7 @@ from dlrecipes.data.image_source import ImageSource, ImageTable
 from dlrecipes.data.split import missing_parts
 from dlrecipes.data.split_images import split_images
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 
 __all__ = [
     "NORMALISATIONS",
@@ -66,7 +67,7 @@ def with_image_splits(
                 "because no class has a second one; add images, or a val split."
             )
     left_out = [name for name in source.splits if name not in names]
-    notes = [f"the split {name!r} ({len(source.splits[name])} images) is not used" for name in left_out]
+    notes = [f"the split {name!r} ({counted(len(source.splits[name]), 'image')}) is not used" for name in left_out]
     splits = {name: source.splits[name] for name in names if name in source.splits}
     return replace(source, splits=splits, notes=(*source.notes, *notes))
 

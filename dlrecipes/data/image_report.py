@@ -107,7 +107,7 @@ class ImageAuditReport(PrintedReport):
             forms = ", ".join(f"{count} {form}" for form, count in self.conversions.items())
             notes.append(f"images that are not stored as RGB are converted: {forms}")
         if self.turned:
-            notes.append(f"{self.turned} of the images are turned upright, as their EXIF orientation says")
+            notes.append(f"images turned upright, as their EXIF orientation says: {self.turned}")
         return tuple(notes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dlrecipes.data.image_probe import SourceFacts
 from dlrecipes.data.image_source import ImageSource
 from dlrecipes.data.layout import plain_name, shown
+from dlrecipes.functional.words import counted
 
 __all__ = ["HUGE_PIXELS", "IMBALANCE", "TINY_SIDE", "audit_warnings"]
 
@@ -62,10 +63,10 @@ def _copies(source: ImageSource, facts: SourceFacts, rows: _Rows) -> Iterable[st
     """Images whose pixels occur in two splits, twice in one, or under two labels."""
     targets = np.concatenate([table.targets for table in source.splits.values()])
     # train and trainval share images by definition
-    counted = rows.split != rows.splits.index("trainval") if {"train", "trainval"} <= set(rows.splits) else None
+    compared = rows.split != rows.splits.index("trainval") if {"train", "trainval"} <= set(rows.splits) else None
     across, conflicts = [], []
     copies, example = 0, -1
-    for group in _equal(facts.digest, counted):
+    for group in _equal(facts.digest, compared):
         splits, first = np.unique(rows.split[group], return_index=True)
         if len(splits) > 1:
             across.append(group[first])
@@ -79,20 +80,20 @@ def _copies(source: ImageSource, facts: SourceFacts, rows: _Rows) -> Iterable[st
     if across:
         pairs = [" = ".join(rows.place(int(row)) for row in group) for group in across[:5]]
         places = _some(pairs, len(across))
-        yield f"{len(across)} images are in more than one split, which makes results look better: {places}."
+        yield f"{counted(len(across), 'image')} in more than one split, which makes results look better: {places}."
     if copies:
-        yield f"{copies} images are copies of another one in their split, such as {rows.name(example)}."
+        yield f"{counted(copies, 'copy', 'copies')} of another image in the same split, such as {rows.name(example)}."
     if conflicts:
         pairs = [
             " = ".join(f"{rows.name(row)} ({_labels(source, targets[row])})" for row in pair) for pair in conflicts[:5]
         ]
         places = _some(pairs, len(conflicts))
-        yield f"{len(conflicts)} images occur with different labels: {places}; correct one of each."
+        yield f"{counted(len(conflicts), 'image')} with different labels: {places}; correct one of each."
 
 
-def _equal(digest: NDArray[np.uint64], counted: NDArray[np.bool_] | None) -> list[NDArray[np.int64]]:
+def _equal(digest: NDArray[np.uint64], compared: NDArray[np.bool_] | None) -> list[NDArray[np.int64]]:
     """Rows with the same digest, two or more each, in the order in which they first occur."""
-    rows = np.arange(len(digest)) if counted is None else np.flatnonzero(counted)
+    rows = np.arange(len(digest)) if compared is None else np.flatnonzero(compared)
     order = rows[np.argsort(digest[rows], kind="stable")]
     starts = np.flatnonzero(np.diff(digest[order], prepend=~digest[order[:1]]) != 0)
     lengths = np.diff(starts, append=len(order))
@@ -165,14 +166,14 @@ def _sizes(facts: SourceFacts, rows: _Rows) -> Iterable[str]:
     if len(huge):
         height, width = facts.sizes[huge[0]]
         yield (
-            f"{len(huge)} images have more than {HUGE_PIXELS // 10**6} million pixels, such as "
-            f"{rows.name(int(huge[0]))} ({width}x{height}): decoding them is slow, scale them down beforehand."
+            f"{counted(len(huge), 'image')} of more than {HUGE_PIXELS // 10**6} million pixels, such as "
+            f"{rows.name(int(huge[0]))} ({width}x{height}): decoding is slow, scale down beforehand."
         )
     tiny = np.flatnonzero(facts.sizes.min(axis=1) < TINY_SIDE)
     if len(tiny):
         height, width = facts.sizes[tiny[0]]
         yield (
-            f"{len(tiny)} images have a side below {TINY_SIDE} pixels, such as {rows.name(int(tiny[0]))} "
+            f"{counted(len(tiny), 'image')} with a side below {TINY_SIDE} pixels, such as {rows.name(int(tiny[0]))} "
             f"({width}x{height})."
         )
 

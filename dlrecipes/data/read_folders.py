@@ -27,6 +27,7 @@ from dlrecipes.data.layout import (
 from dlrecipes.data.records import Finding
 from dlrecipes.data.walk import image_files, walk_folders
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 
 __all__ = ["find_folders", "read_folders"]
 
@@ -113,8 +114,8 @@ def _refuse_loose_images(root: Path, folders: dict[str, Path]) -> None:
         loose = files_with_suffix(folder, *IMAGE_SUFFIXES)
         if loose:
             raise UserError(
-                f"{root}: {len(loose)} images lie beside the class folders of {shown(folder, root.parent)}, such as "
-                f"{loose[0].name}; move each into the folder of its class."
+                f"{root}: {counted(len(loose), 'image')} beside the class folders of {shown(folder, root.parent)}, "
+                f"such as {loose[0].name}; move each into the folder of its class."
             )
 
 

@@ -197,7 +197,7 @@ def _notes(
     if "all" in files:
         yield "no split is given"
     elif unlisted := len(set(files_with_suffix(root / "Annotations", ".xml")) - set(parsed)):
-        yield f"{unlisted} annotation files are in no split: left out"
+        yield f"annotation files in no split, left out: {unlisted}"
     used = {voc.image for voc in parsed.values()}
     if unlabelled := sum(len(set(folders.index(p).values()) - used) for p in {image.parent for image in used}):
-        yield f"{unlabelled} images without an annotation file (or in no split): left out"
+        yield f"images without an annotation file (or in no split), left out: {unlabelled}"

@@ -32,6 +32,7 @@ from dlrecipes.data.layout import (
 from dlrecipes.data.records import DetectionRecord, DetectionSource, make_record
 from dlrecipes.data.walk import image_files
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 
 __all__ = ["find_yolo", "holds_text_labels", "read_yolo"]
 
@@ -119,9 +120,9 @@ def read_yolo(file: Path) -> DetectionSource:
     if "all" in splits:
         reader.notes.append("no split is given")
     if reader.unlabelled:
-        reader.notes.append(f"{reader.unlabelled} images without a label file count as images without objects")
+        reader.notes.append(f"images without a label file, which count as images without objects: {reader.unlabelled}")
     if reader.polygons:
-        reader.notes.append(f"{reader.polygons} polygons: the box around each is used")
+        reader.notes.append(f"polygons, of which the box around each is used: {reader.polygons}")
     return DetectionSource(
         root=str(file.parent),
         format="yolo",
@@ -173,7 +174,9 @@ def _class_names(content: dict[str, Any], file: Path) -> dict[int, str]:
     names = {int(k): str(v) for k, v in given.items()}
     count = content.get("nc")
     if count is not None and count != len(names):
-        raise UserError(f"{file}: 'nc' is {count!r} but 'names' has {len(names)} classes; correct one of them.")
+        raise UserError(
+            f"{file}: 'nc' is {count!r} but 'names' has {counted(len(names), 'class', 'classes')}; correct one of them."
+        )
     if len(set(names.values())) < len(names):
         twice = next(n for n in names.values() if list(names.values()).count(n) > 1)
         raise UserError(f"{file}: class {twice!r} is named twice under 'names'; give each class one number.")

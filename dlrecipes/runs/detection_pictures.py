@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dlrecipes.contracts import DataInfo, DetectionBatch, DetectionOutput, Prediction
 from dlrecipes.functional.boxes import cxcywh_to_xyxy
+from dlrecipes.functional.words import counted
 from dlrecipes.runs.folder import RunFolder
 from dlrecipes.runs.pictures import TRUE_COLOR, DetectionPicture, class_color, draw_tile
 from dlrecipes.runs.sheets import BatchSheet, ValidationSheets
@@ -119,7 +120,9 @@ def _truth_tile(batch: DetectionBatch, index: int, names: Sequence[str]) -> Imag
     texts, colors = _labels(picture.true_labels, names)
     # small images are enlarged so that labels can be read, large ones made smaller so that the sheet stays usable
     side = min(max(400, max(image.shape[1:])), 640)
-    return draw_tile(image, picture.true_boxes, texts, colors, f"{picture.title}  {len(texts)} boxes", side)
+    return draw_tile(
+        image, picture.true_boxes, texts, colors, f"{picture.title}  {counted(len(texts), 'box', 'boxes')}", side
+    )
 
 
 def _pair(picture: DetectionPicture, names: Sequence[str], threshold: float) -> list[Image.Image]:

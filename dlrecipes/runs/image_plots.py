@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, r2_score
 
+from dlrecipes.functional.words import counted
 from dlrecipes.runs.curves import new_figure, save_figure
-from dlrecipes.runs.metric_names import counted, format_value
+from dlrecipes.runs.metric_names import format_value
 from dlrecipes.runs.plots import draw_confusion, draw_precision_recall, shorten
 
 __all__ = [

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 __all__ = [
     "DETECTION_HEADLINE",
-    "counted",
     "format_value",
     "is_measured",
     "metric_title",
@@ -112,15 +111,6 @@ def is_measured(name: str, value: float) -> bool:
     """
     words = name.split("/")
     return value >= 0 or (not math.isnan(value) and not (words[-1] in _DETECTION or "map_class" in words))
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> counted(1, "image"), counted(2400, "image")
-    ('1 image', '2,400 images')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def format_value(value: float) -> str:

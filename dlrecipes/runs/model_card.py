@@ -8,8 +8,9 @@ from typing import Any
 
 from dlrecipes.contracts import DataInfo, evaluation_side
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 from dlrecipes.runs.folder import RunFolder
-from dlrecipes.runs.metric_names import counted, is_measured
+from dlrecipes.runs.metric_names import is_measured
 from dlrecipes.runs.report import split_facts
 
 __all__ = ["write_model_card"]
@@ -97,7 +98,7 @@ def _data_lines(info: DataInfo, data: str) -> list[str]:
         rows = zip(info.target_names, info.target_mean, info.target_std, strict=True)
         lines += [f"| {_cell(name)} | {mean:.6g} | {std:.6g} |" for name, mean, std in rows]
     else:
-        classes = "1 class" if info.num_classes == 1 else f"{info.num_classes} classes"
+        classes = counted(info.num_classes, "class", "classes")
         objects = f", {counted(sum(info.class_counts), 'training object')}" if info.task == "detection" else ""
         lines = [
             f"{data}: {images}{objects}, {classes}, {_size(info)}.",

@@ -221,7 +221,7 @@ def test_exif_rotation_warns_and_an_annotation_of_the_rotated_picture_is_refused
     path = tiny.root / "JPEGImages/im 0.png"
     Image.open(path).save(path, exif=exif)
     report = audit(read_detection(tiny.root))
-    assert ["1 images carry an EXIF rotation" in w for w in report.warnings] == [True]
+    assert ["1 image with an EXIF rotation" in w for w in report.warnings] == [True]
     tiny.write_text("Annotations/im_0.xml", tiny.voc_xml(tiny.items[0], size=(32, 64)))
     with pytest.raises(UserError, match=r"im 0.png is 64x32, .* 32x64: it was annotated as rotated by its EXIF tag"):
         audit(read_detection(tiny.root))
@@ -264,7 +264,7 @@ def test_image_in_two_splits_is_a_warning_by_content_not_name(tiny):
     (tiny.root / "JPEGImages/im 5.png").unlink()
     report = audit(read_detection(tiny.root))
     assert len(report.warnings) == 1
-    assert "1 images are in more than one split" in report.warnings[0]
+    assert "1 image in more than one split" in report.warnings[0]
     assert "JPEGImages/im 1.png (train) = JPEGImages/im 5.bmp (val)" in report.warnings[0]
 
 
@@ -287,7 +287,7 @@ def test_copies_in_one_split_and_classes_never_trained(tiny):
         item.names = ["cat" for _ in item.names]
     report = audit(read_detection(tiny.write_coco()))
     assert report.warnings == (
-        "1 images are copies of another one in their split, such as train2017/im 3.png.",
+        "1 copy of another image in the same split, such as train2017/im 3.png.",
         "no box to learn from for bird, dog.",
     )
 
@@ -409,3 +409,12 @@ def test_tiny_coco_passes(data_root):
     report = audit(read_detection(data_root / "tiny_coco"), max_queries=100, show_progress=False)
     assert report.findings == ()
     assert (report.splits["train"].objects, report.splits["train"].crowd) == (465, 5)
+
+
+def test_one_class_is_no_classes(tiny, capsys):
+    tiny.write_images(tiny.root, tiny.items)
+    tiny.write_text("classes.txt", "animal\n")
+    for item in tiny.items:
+        tiny.write_text(f"{item.stem}.txt", "0 .5 .5 .25 .25\n")
+    audit(read_detection(tiny.root)).print()
+    assert "(yolo, 1 class)" in " ".join(capsys.readouterr().out.split())

@@ -120,10 +120,10 @@ def test_copies_across_and_within_splits_and_under_two_labels(pets):
     Image.open(pets / "val/cat/0.png").save(pets / "val/dog/3.png")
     warnings = audit_images(read_images(pets)).warnings
     assert warnings == (
-        "1 images are in more than one split, which makes results look better: "
+        "1 image in more than one split, which makes results look better: "
         "train/dog/0.png (train) = val/dog/1.png (val).",
-        "2 images are copies of another one in their split, such as train/dog/2.bmp.",
-        "1 images occur with different labels: val/cat/0.png (cat) = val/dog/3.png (dog); correct one of each.",
+        "2 copies of another image in the same split, such as train/dog/2.bmp.",
+        "1 image with different labels: val/cat/0.png (cat) = val/dog/3.png (dog); correct one of each.",
     )
 
 
@@ -170,10 +170,10 @@ def test_huge_tiny_and_turned_images(pets, monkeypatch):
     report = audit_images(read_images(pets))
     warnings = report.warnings
     assert len(warnings) == 2
-    assert warnings[0].startswith("1 images have more than")
+    assert warnings[0].startswith("1 image of more than")
     assert "train/cat/0.png (50x40)" in warnings[0]
-    assert warnings[1] == "1 images have a side below 8 pixels, such as train/cat/1.png (50x4)."
-    assert report.notes == ("1 of the images are turned upright, as their EXIF orientation says",)
+    assert warnings[1] == "1 image with a side below 8 pixels, such as train/cat/1.png (50x4)."
+    assert report.notes == ("images turned upright, as their EXIF orientation says: 1",)
     assert report.to_dict()["turned"] == 1
 
 
@@ -304,7 +304,7 @@ def test_check_data_finds_neither(tmp_path):
     with pytest.raises(UserError, match=r"is no data set; give a folder"):
         check_data(tmp_path / "readme.txt")
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"holds 1 images, such as a\.png, but no labels"):
+    with pytest.raises(UserError, match=r"holds 1 image, such as a\.png, but no labels"):
         check_data(tmp_path)
 
 

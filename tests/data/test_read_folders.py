@@ -71,8 +71,8 @@ def test_what_is_not_read_is_told(write):
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["cat/1.png", "dog/2.png", "3.png"], r"1 images lie beside the class folders of .*3\.png; move each"),
-        (["train/cat/1.png", "train/2.png"], r"1 images lie beside .*train, such as 2\.png"),
+        (["cat/1.png", "dog/2.png", "3.png"], r"1 image beside the class folders of .*3\.png; move each"),
+        (["train/cat/1.png", "train/2.png"], r"1 image beside .*train, such as 2\.png"),
         (["train/1.png", "val/2.png"], r"images lie in train without class folders; move each into .*train/cat"),
         (["1.png", "2.png"], r"holds 2 images, such as 1\.png, but no labels; move each .*labels\.csv"),
         (["train/Cat/1.png", "val/cat/2.png"], r"train has 'Cat' and val has 'cat'"),

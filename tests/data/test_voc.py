@@ -61,7 +61,7 @@ def test_files_left_out_are_noted(tiny):
     tiny.write_images(tiny.root / "JPEGImages", [], ".png")
     source = read_detection(tiny.root)
     tiny.check(source, ["train", "val"])
-    assert "1 annotation files are in no split: left out" in source.notes
+    assert "annotation files in no split, left out: 1" in source.notes
 
 
 def test_folders_of_splits_have_no_file_in_no_split_but_pictures_without_one(tiny):
@@ -71,7 +71,7 @@ def test_folders_of_splits_have_no_file_in_no_split_but_pictures_without_one(tin
             tiny.write_text(f"{split}/{item.stem}.xml", tiny.voc_xml(item))
     assert read_detection(tiny.root).notes == ()
     (tiny.root / "train/im 0.xml").unlink()
-    assert read_detection(tiny.root).notes == ("1 images without an annotation file (or in no split): left out",)
+    assert read_detection(tiny.root).notes == ("images without an annotation file (or in no split), left out: 1",)
 
 
 @pytest.mark.parametrize("annotations", ["annotations", "Annotations"])

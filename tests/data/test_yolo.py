@@ -15,7 +15,7 @@ def test_usual_layout(tiny):
     source = read_detection(tiny.write_yolo())
     assert source.format == "yolo"
     tiny.check(source, category_ids=(0, 1, 2))
-    assert "1 images without a label file count as images without objects" in source.notes
+    assert "images without a label file, which count as images without objects: 1" in source.notes
 
 
 def test_the_yaml_itself_may_be_given(tiny):
@@ -73,7 +73,7 @@ def test_polygons_become_the_box_around_them(tiny):
     source = read_detection(tiny.root)
     record = next(r for r in source.splits["train"] if r.path.endswith("im 0.png"))
     np.testing.assert_allclose(record.boxes, [[16.0, 8.0, 48.0, 32.0]])
-    assert "1 polygons: the box around each is used" in source.notes
+    assert "polygons, of which the box around each is used: 1" in source.notes
 
 
 def test_keypoints_after_the_box_are_passed_over(tiny):
