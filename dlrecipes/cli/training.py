@@ -22,7 +22,7 @@ from dlrecipes.cli.kinds import read_options
 from dlrecipes.cli.overfit import OverfitCheck, overfit_arguments
 from dlrecipes.cli.parser import RecipeCLI
 from dlrecipes.cli.planning import plan, tell_parts
-from dlrecipes.cli.resume import GoesOn, refuse_options_of_the_optimizer, restoring
+from dlrecipes.cli.resume import GoesOn, compare_data, refuse_options_of_the_optimizer, restoring
 from dlrecipes.cli.summary import StartSummary, describe_devices, describe_model
 from dlrecipes.cli.switches import switched_callbacks
 from dlrecipes.contracts import DataInfo
@@ -132,6 +132,8 @@ def _start(recipe: Recipe, cli: RecipeCLI, resume: Path | None, more: Sequence[C
     checkpoint = None
     if resume is not None:
         checkpoint = resume if resume.is_file() else folder.resume_checkpoint
+        if (info := getattr(cli.datamodule, "info", None)) is not None:
+            compare_data(checkpoint, info)
     text = cli.dump()
     tracker, tracking = make_tracker(cli.config["wandb"], folder, _PROJECT, yaml.safe_load(text))
     shown = cli.config["trainer.enable_progress_bar"]

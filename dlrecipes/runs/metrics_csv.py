@@ -17,6 +17,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from dlrecipes.errors import UserError
+
 __all__ = ["MetricsCSV", "MetricsResume", "read_metrics"]
 
 Row = dict[str, float]
@@ -77,11 +79,17 @@ class MetricsCSV(Logger):
         else:
             rows.append({"step": at, **values})
         new = [name for name in values if name not in self._columns]
-        if new or not self.path.exists():
-            self._columns += new
-            self._rewrite()
-        else:
-            self._write_last(merge)
+        try:
+            if new or not self.path.exists():
+                self._columns += new
+                self._rewrite()
+            else:
+                self._write_last(merge)
+        except OSError as error:
+            raise UserError(
+                f"'{self.path}' could not be written ({error.strerror}): check the disk, then go on with --resume; "
+                "checkpoints are as they were."
+            ) from error
 
     def begin_test(self, epoch: int | None) -> None:
         """From now on rows are those of a test of a checkpoint: Lightning would count them to the epoch after the last.

@@ -1,6 +1,7 @@
 """A resume that cannot work is one sentence, and leaves the run as it was."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from tiny_runs import assert_refused, call
 
 from dlrecipes.checkpoint_io import load_checkpoint_file, save_checkpoint_file
+from dlrecipes.cli.resume import compare_data
+from dlrecipes.contracts import DataInfo
 
 
 @pytest.fixture
@@ -47,3 +50,45 @@ def test_settings_of_a_run_that_goes_on_are_kept(efficientnet: ModuleType, run: 
     assert "max_epochs: 3" in (run / "config.yaml").read_text()
     assert_refused(call(efficientnet.main, "--resume", run, "--epochs", "1"), "max_epochs=1")
     assert "max_epochs: 3" in (run / "config.yaml").read_text()
+
+
+def test_data_that_has_changed_is_said(efficientnet: ModuleType, run: Path, photos: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(photos, tmp_path / "other"))
+    sorted((other / "train").rglob("*.png"))[0].unlink()
+    outcome = call(efficientnet.main, "--resume", run, "--data", other, "--epochs", "3")
+    assert outcome.code == 0, outcome.err
+    assert "warning: the data has changed since the run began (" in outcome.out
+    for folder in list(other.glob("*/bar")):
+        folder.rename(folder.with_name("beam"))
+    before = (run / "config.yaml").read_bytes()
+    outcome = call(efficientnet.main, "--resume", run, "--data", other, "--epochs", "4")
+    assert_refused(outcome, "go on with the data that the run began with")
+    assert (run / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({}, ""),
+        ({"num_train": 9}, "9 training images, were 10"),
+        ({"class_counts": (5, 5)}, "[5, 5] of the classes in training, were [4, 6]"),
+        ({"pixel_mean": (0.5, 0.5, 0.4)}, "pixel_mean of the training split is 0.5, 0.5, 0.4, was 0.5, 0.5, 0.5"),
+        ({"pixel_mean": (0.5, 0.5, 0.50001)}, ""),
+    ],
+)
+def test_what_has_changed(now: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = DataInfo(
+        task="classification",
+        classes=("a", "b"),
+        category_ids=(0, 1),
+        class_counts=(4, 6),
+        num_train=10,
+        max_objects=0,
+        image_size=8,
+        pixel_mean=(0.5, 0.5, 0.5),
+    )
+    save_checkpoint_file({"dlrecipes": {"info": info.to_dict()}}, tmp_path / "last.ckpt")
+    compare_data(tmp_path / "last.ckpt", replace(info, **now))
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert bool(printed) == bool(said)

@@ -1,8 +1,12 @@
+import errno
+import os
+
 import lightning.pytorch as pl
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from dlrecipes.errors import UserError
 from dlrecipes.runs.metrics_csv import MetricsCSV, MetricsResume, read_metrics
 
 pytestmark = [
@@ -118,6 +122,18 @@ def test_each_row_is_on_disk_at_once(tmp_path):
     for step in range(3):  # nothing is flushed or closed in between, as before a SIGKILL
         logger.log_metrics({"a": 1.0 + step}, step=step)
         assert [row["a"] for row in read_metrics(tmp_path / "m.csv")] == [1.0, 2.0, 3.0][: step + 1]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    logger = MetricsCSV(tmp_path / "m.csv")
+    logger.log_metrics({"a": 1.0}, step=0)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(logger, "_write_last", full)
+    with pytest.raises(UserError, match=r"m\.csv' could not be written \(No space left on device\)"):
+        logger.log_metrics({"a": 2.0}, step=1)
 
 
 @pytest.mark.parametrize("best", [0, 1])
