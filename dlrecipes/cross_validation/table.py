@@ -62,10 +62,12 @@ class ImageCollector(Collector):
 
 def join_tables(folds: Sequence[Path], root: Path) -> Path:
     """The tables of all folds as one, whose first column names the fold; returns its path."""
-    lines: list[str] = []
-    for number, path in enumerate(folds):
-        text = (path / TABLE).read_text(encoding="utf-8").splitlines(keepends=True)
-        lines += [f"fold,{text[0]}"] if number == 0 else []
-        lines += [f"{path.name},{line}" for line in text[1:]]
-    (root / TABLE).write_text("".join(lines), encoding="utf-8")
+    with (root / TABLE).open("w", newline="", encoding="utf-8") as joined:
+        writer = csv.writer(joined)
+        for number, path in enumerate(folds):
+            with (path / TABLE).open(newline="", encoding="utf-8") as file:
+                header, *rows = csv.reader(file)  # a cell may hold a line's end
+            if number == 0:
+                writer.writerow(("fold", *header))
+            writer.writerows((path.name, *row) for row in rows)
     return root / TABLE
