@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 __all__ = ["AveragedWeights"]
 
@@ -24,8 +25,11 @@ class AveragedWeights(WeightAveraging):
     of the average of step 500 would be random initial weights.
 
     All weights are averaged in a few kernels; Lightning's ``EMAWeightAveraging`` goes through them one by one, which
-    took 20 ms a step on an H100. ``Trainer.test(ckpt_path=...)`` measures the average, as validation does: Lightning
-    2.6 puts the weights that are trained back in its place there.
+    took 20 ms a step on an H100. The host counts the updates: torch's ``AveragedModel`` asks the device for their
+    number, and would wait for it twice a step.
+
+    ``Trainer.test(ckpt_path=...)`` measures the average, as validation does: Lightning 2.6 puts the weights that are
+    trained back in its place there.
 
     Args:
         decay: d, between 0 and 1.
@@ -45,16 +49,24 @@ class AveragedWeights(WeightAveraging):
         super().__init__(device=device, multi_avg_fn=self._average)
         self.decay = decay
         self._step = 0
+        self._updates: int | None = None  # so far; None: not read from the average yet
 
     def decay_at(self, step: int) -> float:
         """d of step t, counted from 0."""
         return min(self.decay, (1 + step) / (10 + step))
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._updates = None  # a checkpoint may have brought another average
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        # as Lightning does, but for what updates: _average_model and _latest_update_step are what its hooks share
         self._step = max(0, trainer.global_step - 1)
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step > self._latest_update_step and self.should_update(step_idx=trainer.global_step - 1):
+            if self._average_model is not None:
+                self._update(self._average_model, pl_module)
+            self._latest_update_step = trainer.global_step
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -63,5 +75,26 @@ class AveragedWeights(WeightAveraging):
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
+    @torch.no_grad()
+    def _update(self, average: AveragedModel, model: nn.Module) -> None:
+        """``average.update_parameters(model)`` without waiting for the device."""
+        if self._updates is None:
+            self._updates = int(average.n_averaged)  # the one wait
+        groups: dict[tuple[torch.dtype, torch.device], list[tuple[Tensor, Tensor]]] = {}
+        for own, new in zip(_tensors(average.module), _tensors(model), strict=True):
+            groups.setdefault((own.dtype, own.device), []).append((own.detach(), new.detach().to(own.device)))
+        for pairs in groups.values():
+            if self._updates == 0:
+                for own, new in pairs:
+                    own.copy_(new)
+            else:
+                self._average([own for own, _ in pairs], [new for _, new in pairs], average.n_averaged)
+        average.n_averaged += 1
+        self._updates += 1
+
     def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _count: Any) -> None:
         get_ema_multi_avg_fn(self.decay_at(self._step))(averaged, current, _count)
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    return chain(module.parameters(), module.buffers())

@@ -24,7 +24,7 @@ class _Accelerator(CPUAccelerator):
 
 
 class _Steps(L.Callback):
-    """Begins to count with the second step: what is copied to the device once is not a matter of steps."""
+    """Counts from the second step of the last epoch on: what is copied to the device once is no matter of steps."""
 
     def __init__(self, waits: Waits) -> None:
         self.waits = waits
@@ -58,7 +58,7 @@ def fit(
     """Train for an epoch and validate.
 
     Returns:
-        The waits of the training steps behind the first, by function of the package.
+        The waits of the last epoch's training steps behind its first, by function of the package.
     """
     trained = L.Trainer(
         **{"max_epochs": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0} | options,

@@ -144,6 +144,9 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if function is Tensor.__format__ and _on(args[0]):
+            self.waits.note()
+            return format(_host(args[0]), *args[1:])
         made = function in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None
         made = made and torch.device(kwargs["device"]).type == DEVICE.type and not _on(args[0])
         listed = function in (Tensor.__getitem__, Tensor.__setitem__) and _on(args[0]) and _has_list(args[1])
