@@ -20,9 +20,11 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from dlrecipes.data.image_files import take
 from dlrecipes.data.image_source import ImageFiles, ImageSource, ImageTable
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 
 __all__ = ["FoldChoice", "fold_note", "fold_of", "groups_of", "parse_fold", "pool_names"]
 
+_FEW = 10  # images: an epoch that is best on fewer may be so by one image
 _BINS = 5  # quantiles of a number to predict, which each fold gets alike
 
 
@@ -142,18 +144,26 @@ def groups_of(names: Sequence[str], pattern: str | None, choice: FoldChoice, roo
 def fold_note(
     choice: FoldChoice, seed: int, counts: Mapping[str, int], groups: Sequence[str], pattern: str | None
 ) -> str:
-    """The sentence that tells what a fold is.
+    """The sentence that tells what a fold is, and whether it is too small to choose an epoch by.
 
     Args:
         choice, seed: see :func:`fold_of`.
         counts: images to train on and to validate on.
         groups, pattern: from and of :func:`groups_of`.
+
+    Example:
+        >>> fold_note(FoldChoice(1, 100), 0, {"train": 218, "val": 2}, ["a.jpg"] * 220, None)
+        'fold 1 of 100, by seed 0: 218 images to train on and 2 to validate on, so few that the best epoch is mostly \
+chance: --folds 22 or fewer would leave 10'
     """
     train, val = counts.values()
     by = "" if pattern is None else f", {len(set(groups))} groups by {pattern!r}"
+    few = ", so few that the best epoch is mostly chance" if val < _FEW else ""
+    if few and (enough := (train + val) // _FEW) >= 2:
+        few += f": --folds {enough} or fewer would leave {_FEW}"
     return (
-        f"fold {choice.number} of {choice.folds}, by seed {seed}: {train} images to train on and {val} to validate "
-        f"on{by}"
+        f"fold {choice.number} of {choice.folds}, by seed {seed}: {counted(train, 'image')} to train on and {val} to "
+        f"validate on{by}{few}"
     )
 
 

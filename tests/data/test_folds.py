@@ -58,6 +58,16 @@ def test_every_image_is_held_out_once_and_classes_are_spread() -> None:
     assert "fold 5 of 5" in folds[4].notes[-1]
 
 
+@pytest.mark.parametrize(
+    ("folds", "warning"),
+    [(7, ""), (25, ", so few that the best epoch is mostly chance: --folds 7 or fewer would leave 10")],
+)
+def test_folds_of_few_images_are_told(folds: int, warning: str) -> None:
+    many = source(PLAIN.splits["all"].images.names, [0, 1] * 38 + [0])
+    note = fold_of(many, FoldChoice(1, folds)).notes[-1]
+    assert note.partition("validate on")[2] == warning
+
+
 def test_the_order_of_files_changes_nothing_and_the_seed_does() -> None:
     order = np.random.default_rng(0).permutation(77)
     shuffled = source([f"{i:03}.png" for i in order], [LABELS[i] for i in order])
