@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -55,18 +56,20 @@ class AveragedWeights(WeightAveraging):
         """d of step t, counted from 0."""
         return min(self.decay, (1 + step) / (10 + step))
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        for made in vars(self).values():  # Lightning has no public name for what it averages in
+            if isinstance(made, AveragedModel):
+                made.update_parameters = partial(self._update, made)  # type: ignore[method-assign]
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._updates = None  # a checkpoint may have brought another average
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # as Lightning does, but for what updates: _average_model and _latest_update_step are what its hooks share
         self._step = max(0, trainer.global_step - 1)
-        if trainer.global_step > self._latest_update_step and self.should_update(step_idx=trainer.global_step - 1):
-            if self._average_model is not None:
-                self._update(self._average_model, pl_module)
-            self._latest_update_step = trainer.global_step
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -77,7 +80,7 @@ class AveragedWeights(WeightAveraging):
 
     @torch.no_grad()
     def _update(self, average: AveragedModel, model: nn.Module) -> None:
-        """``average.update_parameters(model)`` without waiting for the device."""
+        """What torch's ``average.update_parameters(model)`` does, without waiting for the device."""
         if self._updates is None:
             self._updates = int(average.n_averaged)  # the one wait
         groups: dict[tuple[torch.dtype, torch.device], list[tuple[Tensor, Tensor]]] = {}
