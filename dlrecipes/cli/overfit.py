@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from dlrecipes.cli.arguments import Arguments
 from dlrecipes.errors import UserError
@@ -45,7 +45,8 @@ def overfit_trainer(arguments: Arguments) -> dict[str, Any]:
 class FewImages(L.LightningDataModule):
     """The first training images of a datamodule, in the order of its first epoch, to train and to evaluate on.
 
-    They are read once; every epoch is made of the same batches, 25 or more of them.
+    Every time round they are put into other batches, 25 or more an epoch. In the same ones batch norm would learn each
+    batch by heart, with its own mean and variance, which evaluation does not have.
 
     Args:
         data: set up for training; its loader has a map-style data set.
@@ -69,10 +70,11 @@ class FewImages(L.LightningDataModule):
         self.images = len(keys)
         self.batch_size = min(int(getattr(data, "batch_size", None) or loader.batch_size or images), self.images)
         # parts of almost equal size: batch norm has no variance of a rest of one
-        parts = np.array_split(np.arange(self.images), math.ceil(self.images / self.batch_size))
-        chosen = [[keys[i] for i in part] for part in parts]
-        self._batches = list(DataLoader(loader.dataset, batch_sampler=chosen, collate_fn=loader.collate_fn))
-        self._repeats = math.ceil(_STEPS_EACH * accumulate / len(self._batches))
+        parts = math.ceil(self.images / self.batch_size)
+        chosen = [[keys[i] for i in part] for part in np.array_split(np.arange(self.images), parts)]
+        self._evaluated = list(DataLoader(loader.dataset, batch_sampler=chosen, collate_fn=loader.collate_fn))
+        rounds = _Rounds(keys, parts, math.ceil(_STEPS_EACH * accumulate / parts))
+        self._trained = DataLoader(loader.dataset, batch_sampler=rounds, collate_fn=loader.collate_fn)
         for name in ("info", "path", "report", "audit_report"):  # what a run asks its data
             if hasattr(data, name):
                 setattr(self, name, getattr(data, name))
@@ -92,10 +94,35 @@ class FewImages(L.LightningDataModule):
         return self.data.on_after_batch_transfer(batch, dataloader_idx)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self._batches * self._repeats, batch_size=None)  # type: ignore[arg-type]  # a list does
+        return self._trained
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self._batches, batch_size=None)  # type: ignore[arg-type]  # a list does
+        return DataLoader(self._evaluated, batch_size=None)  # type: ignore[arg-type]  # a list does
+
+
+class _Rounds(Sampler[list[Any]]):
+    """Batches of almost equal size that hold all keys, several times round, in an order of (epoch, round)."""
+
+    def __init__(self, keys: Sequence[Any], parts: int, rounds: int) -> None:
+        self.keys, self.parts, self.rounds = keys, parts, rounds
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> _Rounds:
+        """Lightning tells the epoch to a batch sampler's sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.parts * self.rounds
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for number in range(self.rounds):
+            order = np.random.default_rng((self.epoch, number)).permutation(len(self.keys))
+            for part in np.array_split(order, self.parts):
+                yield [self.keys[i] for i in sorted(part)]
 
 
 class OverfitCheck(Callback):

@@ -43,9 +43,19 @@ def test_parts_of_almost_equal_size_are_trained_and_evaluated_on(images: int, ba
     evaluated = [batch[:, 0].tolist() for batch in few.val_dataloader()]
     assert [len(batch) for batch in evaluated] == sizes
     assert [index for batch in evaluated for index in batch] == list(range(min(images, 20)))
-    trained = [batch[:, 0].tolist() for batch in few.train_dataloader()]
-    assert len(trained) >= 25
-    assert trained == evaluated * (len(trained) // len(sizes))
+    loader = few.train_dataloader()
+    trained = [batch[:, 0].tolist() for batch in loader]
+    assert len(trained) == len(loader) >= 25
+    rounds = [trained[i : i + len(sizes)] for i in range(0, len(trained), len(sizes))]
+    for batches in rounds:
+        assert [len(batch) for batch in batches] == sizes
+        assert sorted(index for batch in batches for index in batch) == list(range(min(images, 20)))
+    assert [batch[:, 0].tolist() for batch in loader] == trained
+    loader.batch_sampler.sampler.set_epoch(1)
+    other = [batch[:, 0].tolist() for batch in loader]
+    if len(sizes) > 1:  # batch norm would learn batches by heart that stay the same
+        assert rounds[0] != rounds[1]
+        assert other != trained
     assert (few.images, few.info) == (min(images, 20), "facts")
 
 
