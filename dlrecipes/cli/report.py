@@ -35,7 +35,9 @@ def report(run: str | Path) -> None:
     tested = [row for row in rows if any(name.startswith("test/") for name in row)]
     test = {name: value for name, value in tested[-1].items() if name.startswith("test/")} if tested else None
     facts = folder.read_info()
-    script = next((word for word in facts.get("command", ()) if str(word).endswith(".py")), None)
+    command = facts.get("command")
+    words = [word for word in command if isinstance(word, str)] if isinstance(command, list) else []
+    script = next((word for word in words if word.endswith(".py")), None)
     final_block(
         folder,
         task.info,

@@ -52,10 +52,16 @@ def compare_data(checkpoint: Path, info: DataInfo) -> None:
         info: of the data as it is now.
 
     Raises:
-        UserError: other classes, or another kind of data.
+        UserError: other classes, another kind of data, or a checkpoint without a training to go on with.
         CheckpointError: the checkpoint cannot be read.
     """
-    record = load_checkpoint_file(checkpoint).get("dlrecipes", {}).get("info")
+    known = load_checkpoint_file(checkpoint).get("dlrecipes", {})
+    if "second_stage" in known:
+        raise UserError(
+            f"'{checkpoint}' was made by dlrecipes second-stage, so there is no training to go on with: resume the run "
+            "that it was made of, or start a new one from its weights with --model.init CHECKPOINT."
+        )
+    record = known.get("info")
     if record is None:  # a task of somebody else's
         return
     before = DataInfo.from_dict(record)

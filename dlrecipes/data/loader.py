@@ -29,6 +29,7 @@ class ResumableDataLoader(DataLoader[Any]):
     # Class attributes, because Lightning rebuilds loaders from the arguments of DataLoader.__init__.
     _epoch, _batches = 0, 0  # the pass that was last begun or loaded, and how many of its batches were handed out
     _loaded = False
+    _refusal = ""  # why the rest of the loaded epoch cannot be handed out
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # the base promises its private iterator type
         # A generator begins only when its first batch is asked for. That is needed: Lightning makes the iterator
@@ -36,7 +37,9 @@ class ResumableDataLoader(DataLoader[Any]):
         sampler = self._sampler
         if not (self._loaded and self._epoch == sampler.epoch):
             self._epoch, self._batches = sampler.epoch, 0
-        self._loaded = False
+        elif self._refusal:
+            raise UserError(self._refusal)
+        self._loaded, self._refusal = False, ""
         sampler.skip(self._batches * self._batch_size)
         for batch in super().__iter__():
             self._batches += 1
@@ -55,13 +58,14 @@ class ResumableDataLoader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next pass go on after ``state["batches"]`` batches if it is one through epoch ``state["epoch"]``.
 
-        Raises:
-            UserError: in the middle of an epoch, if batch size or number of processes differ from the saved ones.
+        If batch size or number of processes differ from the saved ones, that pass raises `UserError`; a pass through
+        another epoch does not: a run goes on from an epoch's end with any of them.
         """
         now = {"batch_size": self._batch_size, "world_size": self._sampler.world_size}
         saved = {key: state[key] for key in now}
+        self._refusal = ""
         if state["batches"] > 0 and saved != now:
-            raise UserError(
+            self._refusal = (
                 f"The checkpoint was written in the middle of epoch {state['epoch']} with batch size "
                 f"{saved['batch_size']} on {saved['world_size']} process(es), not {now['batch_size']} on "
                 f"{now['world_size']}: resume with the same, or from a checkpoint of an epoch's end."

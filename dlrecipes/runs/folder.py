@@ -233,7 +233,8 @@ class RunFolder:
         """
         start = gather_provenance(seed=seed, device=device, command=command)
         known = self.read_info()
-        starts = [*known.pop("starts", []), start]
+        earlier = known.pop("starts", [])
+        starts = [*(earlier if isinstance(earlier, list) else []), start]
         self._write_json(self.info, {**start, **known, "starts": starts})
 
     def update_info(self, values: Mapping[str, Any]) -> None:
@@ -244,7 +245,7 @@ class RunFolder:
         """The content of ``run.json``; empty where there is none or it is damaged."""
         try:
             content = json.loads(self.info.read_text(encoding="utf-8"))
-        except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+        except (OSError, ValueError, RecursionError):  # what is no UTF-8 or no JSON is a ValueError
             return {}
         return content if isinstance(content, dict) else {}
 

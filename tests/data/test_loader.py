@@ -192,9 +192,20 @@ def test_a_pass_draws_nothing_from_the_global_random_stream():
 @pytest.mark.parametrize("change", [{"batch_size": 8}, {"world_size": 2}])
 def test_other_batches_in_mid_epoch_are_refused(change):
     state = {"epoch": 1, "batches": 2, "batch_size": 4, "world_size": 1}
+    resumed = loader()
+    resumed.load_state_dict({**state, **change})
     with pytest.raises(UserError, match="middle of epoch 1 with batch size"):
-        loader().load_state_dict({**state, **change})
-    loader().load_state_dict({**state, **change, "batches": 0})  # at an epoch's start nothing can go wrong
+        next(iter(resumed))
+    resumed.load_state_dict({**state, **change, "batches": 0})  # at an epoch's start nothing can go wrong
+    next(iter(resumed))
+
+
+def test_after_an_epochs_end_any_batches_go_on():
+    resumed = loader()
+    whole = list(resumed)
+    resumed.load_state_dict({"epoch": 1, "batches": len(whole), "batch_size": 2, "world_size": 1})
+    resumed.sampler.set_epoch(2)
+    assert len(list(resumed)) == len(whole)
 
 
 @pytest.mark.parametrize(

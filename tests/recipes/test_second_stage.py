@@ -84,6 +84,10 @@ def test_it_predicts_and_exports(retrained: Trained, photos: Path, tmp_path: Pat
     assert call(dlrecipes_command, "report", run).code == 0
 
 
+def test_it_has_no_training_to_go_on_with(efficientnet: ModuleType, retrained: Trained) -> None:
+    assert_refused(call(efficientnet.main, "--resume", retrained[0]), "made by dlrecipes second-stage")
+
+
 def test_other_images_of_the_same_classes(classified: Trained, tmp_path: Path) -> None:
     """Another method, with the images' own numbers, without a test split, augmented."""
     data = write_photos(tmp_path / "more", {"train": 4, "val": 2})

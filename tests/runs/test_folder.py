@@ -86,8 +86,12 @@ def test_info_keeps_the_first_start_and_lists_all(tmp_path):
     assert info["wandb"] == {"id": "abc"}
     assert info["seed"] == 7
     assert {"python", "torch", "lightning", "timm"} <= set(info["versions"])
-    run.info.write_text("{ cut")
-    assert run.read_info() == {}
+    for damaged in ("{ cut", "[" * 100_000, "1" * 5000, "7"):
+        run.info.write_text(damaged)
+        assert run.read_info() == {}
+    run.info.write_text('{"starts": 7}')
+    run.write_info(seed=8, device="cpu", command=["train.py"])
+    assert [start["seed"] for start in run.read_info()["starts"]] == [8]
 
 
 def test_small_files(tmp_path):
