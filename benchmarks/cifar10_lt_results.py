@@ -11,7 +11,7 @@ from typing import Any
 from cifar10_lt_rows import EPOCHS, ROWS
 from records import newest_rows
 
-from dlrecipes.runs.curves import new_figure, save_figure
+from dlrecipes.runs.pictures.curves import new_figure, save_figure
 
 __all__ = ["draw_rows", "print_tables", "read_rows", "setting_of"]
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from dlrecipes.callbacks import AveragedWeights, LastValidation
 from dlrecipes.contracts import ImageBatch
 from dlrecipes.data import ClassificationData, DeviceAugment, array_source
-from dlrecipes.data.images import decode
-from dlrecipes.data.loader import ResumableDataLoader
+from dlrecipes.data.loading.decode import decode
+from dlrecipes.data.loading.loader import ResumableDataLoader
 from dlrecipes.imbalance import long_tail_indices
 from dlrecipes.models import CifarResNet
 from dlrecipes.tasks import ClassificationTask, DistillationTask

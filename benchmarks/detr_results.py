@@ -10,7 +10,7 @@ from pathlib import Path
 
 from records import Row, newest_rows
 
-from dlrecipes.runs.curves import new_figure, save_figure
+from dlrecipes.runs.pictures.curves import new_figure, save_figure
 
 __all__ = ["draw_curves", "print_table", "read_rows"]
 

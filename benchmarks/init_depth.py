@@ -30,10 +30,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from dlrecipes.nn.audit import init_audit
-from dlrecipes.nn.init import init_weights
-from dlrecipes.nn.lsuv import lsuv_
-from dlrecipes.runs.curves import new_figure, save_figure
+from dlrecipes.nn.init.audit import init_audit
+from dlrecipes.nn.init.lsuv import lsuv_
+from dlrecipes.nn.init.weights import init_weights
+from dlrecipes.runs.pictures.curves import new_figure, save_figure
 
 DEPTH, WIDTH, CLASSES, BATCH = 50, 64, 10, 64
 RATES = (0.03, 0.01, 0.003)  # 0.1 to 0.001 were tried for 250 steps: only these were ever the best

@@ -27,7 +27,7 @@ from records import DATA
 from rich.console import Console
 from rich.table import Table
 
-from dlrecipes.data.near_duplicates import find_near_copies, fingerprint
+from dlrecipes.data.audit.near_duplicates import find_near_copies, fingerprint
 
 FOLDERS = ("bccd/JPEGImages", "tiny_coco/train2017", "tiny_coco/val2017")
 TRUE_PAIRS = {("BloodImage_00037", "BloodImage_00038")}  # one field of view in two focal planes

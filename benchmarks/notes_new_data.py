@@ -21,8 +21,8 @@ from torch import Tensor
 from dlrecipes.contracts import DataInfo
 from dlrecipes.cross_validation import FoldMetric
 from dlrecipes.data import DigitScenes, ImageTable, array_source, check_pixels
-from dlrecipes.data.folds import fold_of, parse_fold
-from dlrecipes.data.image_facts import pixel_statistics
+from dlrecipes.data.splits.folds import fold_of, parse_fold
+from dlrecipes.data.splits.image_facts import pixel_statistics
 from dlrecipes.imbalance import RepeatFactorSampler
 from dlrecipes.shift import CORRUPTIONS, ExpandedTable, ExpandedTest, OODScorer, penultimate
 from dlrecipes.tasks import ClassificationTask

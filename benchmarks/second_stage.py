@@ -22,9 +22,9 @@ from records import RESULTS, ROOT
 from rich.console import Console
 from rich.table import Table
 
-from dlrecipes.cli.predict import load_task
-from dlrecipes.cli.run_data import run_config, run_data, training_images
-from dlrecipes.cli.second_stage import COLUMNS
+from dlrecipes.cli.actions.predict import load_task
+from dlrecipes.cli.actions.run_data import run_config, run_data, training_images
+from dlrecipes.cli.actions.second_stage import COLUMNS
 from dlrecipes.runs import RunFolder
 from dlrecipes.tasks.second_stage import Method, second_stage
 from dlrecipes.tasks.stage_features import read_features

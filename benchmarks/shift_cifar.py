@@ -35,7 +35,7 @@ from scipy import stats
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from dlrecipes.cli.predict import find_checkpoint, load_task
+from dlrecipes.cli.actions.predict import find_checkpoint, load_task
 from dlrecipes.shift import PCA, PROPERTIES, ShiftFeatures, collect, compare, mmd_test
 from dlrecipes.shift.corruptions import corrupt
 

@@ -145,7 +145,7 @@ class Network:
     """A run's classifier on uint8 images of 32 pixels, and the test images."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        from dlrecipes.cli.run_images import open_run
+        from dlrecipes.cli.actions.run_images import open_run
 
         opened = open_run(options.run)
         self.task, self.preprocess, self.device = opened.task, opened.preprocess, opened.device

@@ -20,8 +20,8 @@ from rich.table import Table
 from dlrecipes.errors import NonFiniteError, UserError
 from dlrecipes.optim import default_lr
 from dlrecipes.runs import read_metrics
-from dlrecipes.runs.curves import best_row, new_figure, save_figure
 from dlrecipes.runs.metric_names import format_value
+from dlrecipes.runs.pictures.curves import best_row, new_figure, save_figure
 from dlrecipes.trainer import fresh_trainer_args, make_trainer, own_randomness
 
 __all__ = ["OptimizerComparison", "OptimizerRun", "compare_optimizers"]

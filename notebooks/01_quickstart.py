@@ -47,7 +47,7 @@ from dlrecipes.runs import (
     draw_tile,
     save_grid,
 )
-from dlrecipes.runs.detection_pictures import picture_of
+from dlrecipes.runs.pictures.detection_pictures import picture_of
 from dlrecipes.tasks import DetectionTask
 from dlrecipes.trainer import make_trainer
 

@@ -354,7 +354,7 @@ check("one remedy is not warned of", double_balance("class", CrossEntropyLoss())
 # %% [markdown]
 # ## Where to go on
 #
-# - `--imbalance list`, or `dlrecipes.cli.remedies`: all remedies, each with when, when not, and what not to combine.
+# - `--imbalance list`, or `dlrecipes.cli.options.remedies`: all remedies, each with when, and what not to combine.
 # - A network that is trained on the tail as it is can teach one that balances: `dlrecipes.tasks.DistillationTask` with
 #   `distill=HeadToTailDistillLoss()`.
 # - [`02_your_own_loss_and_task.ipynb`](02_your_own_loss_and_task.ipynb): a loss of your own for such data.

@@ -51,8 +51,8 @@ from dlrecipes.nn import (
     lsuv_,
     receptive_field,
 )
-from dlrecipes.runs.init_picture import draw_init_audit
-from dlrecipes.runs.receptive_field_picture import draw_receptive_field
+from dlrecipes.runs.pictures.init_picture import draw_init_audit
+from dlrecipes.runs.pictures.receptive_field_picture import draw_receptive_field
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")  # what Lightning 2.6 asks of a newer torch

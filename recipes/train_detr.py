@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlrecipes.cli import Option, Recipe, train
-from dlrecipes.cli.detection_presets import DETECTION_REQUIREMENTS, choose_detection_preset
+from dlrecipes.cli.options.detection_presets import DETECTION_REQUIREMENTS, choose_detection_preset
 
 DETR = Recipe(
     task="dlrecipes.tasks.DetectionTask",

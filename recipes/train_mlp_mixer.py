@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlrecipes.cli import Option, Recipe, TaskChoice, train
-from dlrecipes.cli.image_presets import explain_image_preset
+from dlrecipes.cli.options.image_presets import explain_image_preset
 
 CONFIGS = Path(__file__).parent / "configs"
 MODEL = "dlrecipes.models.MLPMixer"

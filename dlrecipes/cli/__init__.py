@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from dlrecipes.cli.arguments import preset_names, read_arguments
 from dlrecipes.cli.environment import flush_output, reader_is_gone
-from dlrecipes.cli.help import short_help
-from dlrecipes.cli.presets import Choose, Requirement
-from dlrecipes.cli.remedies import remedy_table
-from dlrecipes.cli.switches import SWITCHES, Switch
+from dlrecipes.cli.options.arguments import preset_names, read_arguments
+from dlrecipes.cli.options.help import short_help
+from dlrecipes.cli.options.presets import Choose, Requirement
+from dlrecipes.cli.options.remedies import remedy_table
+from dlrecipes.cli.options.switches import SWITCHES, Switch
 from dlrecipes.errors import DLRecipesError, NonFiniteError
 
 __all__ = ["SWITCHES", "Option", "Recipe", "Switch", "TaskChoice", "train"]
@@ -131,8 +131,8 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
         if "--imbalance" in recipe.options and ("--imbalance", "list") in pairwise(arguments.typed):
             print(remedy_table(), end="")
             return 0
-        from dlrecipes.cli.folds import run_folds, split_off_folds
-        from dlrecipes.cli.training import run
+        from dlrecipes.cli.recipe.folds import run_folds, split_off_folds
+        from dlrecipes.cli.recipe.training import run
 
         arguments, folds = split_off_folds(arguments)
         return run(recipe, arguments) if folds is None else run_folds(recipe, arguments, folds)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dlrecipes.contracts import DataInfo, DetectionBatch, DetectionOutput, Prediction
 from dlrecipes.cross_validation.collector import Collector, check_output
-from dlrecipes.data.layout import shown
-from dlrecipes.data.records import DetectionRecord
+from dlrecipes.data.formats.layout import shown
+from dlrecipes.data.formats.records import DetectionRecord
 from dlrecipes.runs.coco_results import coco_results
 from dlrecipes.tasks.coco_metric import coco_metric, named_metrics
 

@@ -9,33 +9,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dlrecipes.data.arrays import array_source
-    from dlrecipes.data.audit_report import AuditReport
-    from dlrecipes.data.check import check_data
+    from dlrecipes.data.audit.audit_report import AuditReport
+    from dlrecipes.data.audit.check import check_data
+    from dlrecipes.data.audit.image_report import ImageAuditReport
+    from dlrecipes.data.audit.pixel_check import PixelCheck, check_pixels
+    from dlrecipes.data.augment.device_augment import DeviceAugment
+    from dlrecipes.data.augment.image_transforms import AlbumentationsImages, ImageTransform
+    from dlrecipes.data.augment.mixing import MixSamples
+    from dlrecipes.data.augment.strong import StrongAugment
+    from dlrecipes.data.augment.transforms import AlbumentationsTransform, DetectionTransform
     from dlrecipes.data.classification import ClassificationData
     from dlrecipes.data.detection import DetectionData
-    from dlrecipes.data.device_augment import DeviceAugment
-    from dlrecipes.data.digits import embedded_digits
-    from dlrecipes.data.discover import read_detection
-    from dlrecipes.data.discover_images import read_images
-    from dlrecipes.data.image_files import ArrayImages, PathImages, TorchvisionImages
-    from dlrecipes.data.image_predict import image_predict_loader
-    from dlrecipes.data.image_report import ImageAuditReport
-    from dlrecipes.data.image_source import ImageFiles, ImageSource, ImageTable
-    from dlrecipes.data.image_transforms import AlbumentationsImages, ImageTransform
-    from dlrecipes.data.loader import ResumableDataLoader, make_loader
-    from dlrecipes.data.mixing import MixSamples
-    from dlrecipes.data.parquet_images import ParquetImages
-    from dlrecipes.data.pixel_check import PixelCheck, check_pixels
-    from dlrecipes.data.predict import find_images, predict_loader
-    from dlrecipes.data.records import DetectionRecord, DetectionSource
-    from dlrecipes.data.resample import ResampledEpochSampler
-    from dlrecipes.data.sampler import EpochSampler
-    from dlrecipes.data.scenes import DigitScenes
-    from dlrecipes.data.scenes_export import export_coco
-    from dlrecipes.data.split import split_by_seed
-    from dlrecipes.data.strong import StrongAugment
-    from dlrecipes.data.transforms import AlbumentationsTransform, DetectionTransform
+    from dlrecipes.data.embedded.digits import embedded_digits
+    from dlrecipes.data.embedded.scenes import DigitScenes
+    from dlrecipes.data.embedded.scenes_export import export_coco
+    from dlrecipes.data.formats.arrays import array_source
+    from dlrecipes.data.formats.discover import read_detection
+    from dlrecipes.data.formats.discover_images import read_images
+    from dlrecipes.data.formats.image_files import ArrayImages, PathImages, TorchvisionImages
+    from dlrecipes.data.formats.image_source import ImageFiles, ImageSource, ImageTable
+    from dlrecipes.data.formats.parquet_images import ParquetImages
+    from dlrecipes.data.formats.records import DetectionRecord, DetectionSource
+    from dlrecipes.data.loading.image_predict import image_predict_loader
+    from dlrecipes.data.loading.loader import ResumableDataLoader, make_loader
+    from dlrecipes.data.loading.predict import find_images, predict_loader
+    from dlrecipes.data.loading.resample import ResampledEpochSampler
+    from dlrecipes.data.loading.sampler import EpochSampler
+    from dlrecipes.data.splits.split_records import split_by_seed
 
 __all__ = [
     "AlbumentationsImages",
@@ -78,43 +78,43 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AlbumentationsImages": "image_transforms",
-    "AlbumentationsTransform": "transforms",
-    "ArrayImages": "image_files",
-    "AuditReport": "audit_report",
+    "AlbumentationsImages": "augment.image_transforms",
+    "AlbumentationsTransform": "augment.transforms",
+    "ArrayImages": "formats.image_files",
+    "AuditReport": "audit.audit_report",
     "ClassificationData": "classification",
     "DetectionData": "detection",
-    "DetectionRecord": "records",
-    "DetectionSource": "records",
-    "DetectionTransform": "transforms",
-    "DeviceAugment": "device_augment",
-    "DigitScenes": "scenes",
-    "EpochSampler": "sampler",
-    "ImageAuditReport": "image_report",
-    "ImageFiles": "image_source",
-    "ImageSource": "image_source",
-    "ImageTable": "image_source",
-    "ImageTransform": "image_transforms",
-    "MixSamples": "mixing",
-    "ParquetImages": "parquet_images",
-    "PathImages": "image_files",
-    "PixelCheck": "pixel_check",
-    "ResampledEpochSampler": "resample",
-    "ResumableDataLoader": "loader",
-    "StrongAugment": "strong",
-    "TorchvisionImages": "image_files",
-    "array_source": "arrays",
-    "check_data": "check",
-    "check_pixels": "pixel_check",
-    "embedded_digits": "digits",
-    "export_coco": "scenes_export",
-    "find_images": "predict",
-    "image_predict_loader": "image_predict",
-    "make_loader": "loader",
-    "predict_loader": "predict",
-    "read_detection": "discover",
-    "read_images": "discover_images",
-    "split_by_seed": "split",
+    "DetectionRecord": "formats.records",
+    "DetectionSource": "formats.records",
+    "DetectionTransform": "augment.transforms",
+    "DeviceAugment": "augment.device_augment",
+    "DigitScenes": "embedded.scenes",
+    "EpochSampler": "loading.sampler",
+    "ImageAuditReport": "audit.image_report",
+    "ImageFiles": "formats.image_source",
+    "ImageSource": "formats.image_source",
+    "ImageTable": "formats.image_source",
+    "ImageTransform": "augment.image_transforms",
+    "MixSamples": "augment.mixing",
+    "ParquetImages": "formats.parquet_images",
+    "PathImages": "formats.image_files",
+    "PixelCheck": "audit.pixel_check",
+    "ResampledEpochSampler": "loading.resample",
+    "ResumableDataLoader": "loading.loader",
+    "StrongAugment": "augment.strong",
+    "TorchvisionImages": "formats.image_files",
+    "array_source": "formats.arrays",
+    "check_data": "audit.check",
+    "check_pixels": "audit.pixel_check",
+    "embedded_digits": "embedded.digits",
+    "export_coco": "embedded.scenes_export",
+    "find_images": "loading.predict",
+    "image_predict_loader": "loading.image_predict",
+    "make_loader": "loading.loader",
+    "predict_loader": "loading.predict",
+    "read_detection": "formats.discover",
+    "read_images": "formats.discover_images",
+    "split_by_seed": "splits.split_records",
 }
 
 

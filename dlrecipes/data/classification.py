@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from dlrecipes.contracts import ImageBatch
-from dlrecipes.data.audit_images import audit_images
-from dlrecipes.data.cache import ImageCache
-from dlrecipes.data.density import DENSITY_WEIGHTS, with_density_weights
-from dlrecipes.data.folds import parse_fold
-from dlrecipes.data.image_dataset import ImageDataset, unchanged
-from dlrecipes.data.image_facts import NORMALISATIONS, Statistics, image_info, pixel_statistics
+from dlrecipes.data.audit.audit_images import audit_images
+from dlrecipes.data.audit.image_report import ImageAuditReport
+from dlrecipes.data.augment.image_transforms import ImageTransform
+from dlrecipes.data.formats.image_source import ImageSource, ImageTable
 from dlrecipes.data.image_plan import ImageOptions, ImagePlan
-from dlrecipes.data.image_predict import image_predict_loader
 from dlrecipes.data.image_reading import ImageReading
-from dlrecipes.data.image_report import ImageAuditReport
-from dlrecipes.data.image_source import ImageSource, ImageTable
-from dlrecipes.data.image_transforms import ImageTransform
-from dlrecipes.data.loader import ResumableDataLoader, leaves_out_rest, make_loader
-from dlrecipes.data.resample import ResampledEpochSampler, Resampling
-from dlrecipes.data.sampler import EpochSampler
+from dlrecipes.data.loading.cache import ImageCache
+from dlrecipes.data.loading.density import DENSITY_WEIGHTS, with_density_weights
+from dlrecipes.data.loading.image_dataset import ImageDataset, unchanged
+from dlrecipes.data.loading.image_predict import image_predict_loader
+from dlrecipes.data.loading.loader import ResumableDataLoader, leaves_out_rest, make_loader
+from dlrecipes.data.loading.resample import ResampledEpochSampler, Resampling
+from dlrecipes.data.loading.sampler import EpochSampler
+from dlrecipes.data.loading.workers import at_least, choose_workers, rank_of
 from dlrecipes.data.split_data import SplitData
-from dlrecipes.data.workers import at_least, choose_workers, rank_of
+from dlrecipes.data.splits.folds import parse_fold
+from dlrecipes.data.splits.image_facts import NORMALISATIONS, Statistics, image_info, pixel_statistics
 from dlrecipes.errors import UserError
 from dlrecipes.functional.words import counted
 

@@ -8,34 +8,34 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from dlrecipes.data.audit import audit
-from dlrecipes.data.audit_report import AuditReport
-from dlrecipes.data.cache import ImageCache, RecordImages
-from dlrecipes.data.collate import collate_detection
-from dlrecipes.data.crowds import fewest_places
-from dlrecipes.data.dataset import RecordDataset, SceneDataset
-from dlrecipes.data.discover import read_detection
-from dlrecipes.data.expectations import expectations
-from dlrecipes.data.facts import files_info, scenes_info, scenes_report, with_splits
-from dlrecipes.data.fold_records import fold_records, scarce_classes
-from dlrecipes.data.folds import parse_fold
-from dlrecipes.data.loader import ResumableDataLoader, make_loader
-from dlrecipes.data.mixed_dataset import MixedDataset, Mixing
-from dlrecipes.data.predict import predict_loader
-from dlrecipes.data.records import DetectionRecord, DetectionSource
-from dlrecipes.data.repeats import Repeats, plan_repeats
-from dlrecipes.data.resample import ResampledEpochSampler
-from dlrecipes.data.sampler import EpochSampler
-from dlrecipes.data.scenes import SPLIT_SIZES, DigitScenes
-from dlrecipes.data.split_data import SplitData
-from dlrecipes.data.transforms import (
+from dlrecipes.data.audit.audit_boxes import audit
+from dlrecipes.data.audit.audit_report import AuditReport
+from dlrecipes.data.audit.crowds import fewest_places
+from dlrecipes.data.audit.expectations import expectations
+from dlrecipes.data.augment.transforms import (
     TRANSFORMS,
     DetectionTransform,
     StrongAugment,
     build_transform,
     eval_transform,
 )
-from dlrecipes.data.workers import at_least, planned_epochs, rank_of
+from dlrecipes.data.embedded.scenes import SPLIT_SIZES, DigitScenes
+from dlrecipes.data.formats.discover import read_detection
+from dlrecipes.data.formats.records import DetectionRecord, DetectionSource
+from dlrecipes.data.loading.box_dataset import RecordDataset, SceneDataset
+from dlrecipes.data.loading.cache import ImageCache, RecordImages
+from dlrecipes.data.loading.collate import collate_detection
+from dlrecipes.data.loading.loader import ResumableDataLoader, make_loader
+from dlrecipes.data.loading.mixed_dataset import MixedDataset, Mixing
+from dlrecipes.data.loading.predict import predict_loader
+from dlrecipes.data.loading.repeats import Repeats, plan_repeats
+from dlrecipes.data.loading.resample import ResampledEpochSampler
+from dlrecipes.data.loading.sampler import EpochSampler
+from dlrecipes.data.loading.workers import at_least, planned_epochs, rank_of
+from dlrecipes.data.split_data import SplitData
+from dlrecipes.data.splits.box_facts import files_info, scenes_info, scenes_report, with_splits
+from dlrecipes.data.splits.fold_records import fold_records, scarce_classes
+from dlrecipes.data.splits.folds import parse_fold
 from dlrecipes.errors import UserError
 
 __all__ = ["DetectionData"]

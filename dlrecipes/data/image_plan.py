@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlrecipes.contracts import evaluation_side
-from dlrecipes.data.device_augment import DeviceAugment
-from dlrecipes.data.device_step import DeviceStep
-from dlrecipes.data.image_facts import SMALL_SIDE, are_digits, small_side
-from dlrecipes.data.image_source import ImageSource
-from dlrecipes.data.image_transforms import IMAGE_PRESETS, ImageTransform, build_image_transform
-from dlrecipes.data.mixing import MIXES, MixSamples
-from dlrecipes.data.workers import at_least
+from dlrecipes.data.augment.device_augment import DeviceAugment
+from dlrecipes.data.augment.device_step import DeviceStep
+from dlrecipes.data.augment.image_transforms import IMAGE_PRESETS, ImageTransform, build_image_transform
+from dlrecipes.data.augment.mixing import MIXES, MixSamples
+from dlrecipes.data.formats.image_source import ImageSource
+from dlrecipes.data.loading.workers import at_least
+from dlrecipes.data.splits.image_facts import SMALL_SIDE, are_digits, small_side
 from dlrecipes.errors import UserError
 
 __all__ = ["ImageOptions", "ImagePlan"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlrecipes.data.audit_images import missing_image
-from dlrecipes.data.digits import embedded_digits
-from dlrecipes.data.discover_images import read_images
-from dlrecipes.data.folds import FoldChoice, fold_of
-from dlrecipes.data.image_facts import with_image_splits
-from dlrecipes.data.image_source import ImageSource
+from dlrecipes.data.audit.audit_images import missing_image
+from dlrecipes.data.embedded.digits import embedded_digits
+from dlrecipes.data.formats.discover_images import read_images
+from dlrecipes.data.formats.image_source import ImageSource
+from dlrecipes.data.splits.folds import FoldChoice, fold_of
+from dlrecipes.data.splits.image_facts import with_image_splits
 from dlrecipes.errors import UserError
 
 __all__ = ["ImageReading"]

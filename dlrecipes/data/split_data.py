@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import lightning as L
 
 from dlrecipes.contracts import DataInfo
-from dlrecipes.data.loader import ResumableDataLoader
-from dlrecipes.data.workers import at_least, choose_workers
+from dlrecipes.data.loading.loader import ResumableDataLoader
+from dlrecipes.data.loading.workers import at_least, choose_workers
 from dlrecipes.errors import UserError
 
 __all__ = ["SplitData"]

@@ -1,8 +1,6 @@
 """Imbalanced labels: what is known about the classes, and how rare ones are seen more often."""
 
-from dlrecipes.imbalance.adasyn import ADASYN
 from dlrecipes.imbalance.advise import Advice, advise
-from dlrecipes.imbalance.balanced import BalancedDistributedSampler, MPerClassSampler, SamplingMode, class_shares
 from dlrecipes.imbalance.class_info import ClassInfo
 from dlrecipes.imbalance.decoupling import (
     CosineLinear,
@@ -16,14 +14,21 @@ from dlrecipes.imbalance.double import double_balance
 from dlrecipes.imbalance.feature_smoothing import FeatureDistributionSmoothing
 from dlrecipes.imbalance.feature_smote import FeatureSMOTE
 from dlrecipes.imbalance.long_tail import long_tail_counts, long_tail_indices
-from dlrecipes.imbalance.noise import GaussianNoise, Interpolate
-from dlrecipes.imbalance.oversample import OverSampler, check_no_leakage
 from dlrecipes.imbalance.prototypes import NearestClassMean
-from dlrecipes.imbalance.repeat_factor import RepeatFactorSampler, repeat_factors
-from dlrecipes.imbalance.sharding import ShardedSampler
-from dlrecipes.imbalance.smote import SMOTE, BorderlineSMOTE
-from dlrecipes.imbalance.smotenc import SMOTENC
-from dlrecipes.imbalance.weighted import WeightedDistributedSampler
+from dlrecipes.imbalance.samplers.balanced import (
+    BalancedDistributedSampler,
+    MPerClassSampler,
+    SamplingMode,
+    class_shares,
+)
+from dlrecipes.imbalance.samplers.repeat_factor import RepeatFactorSampler, repeat_factors
+from dlrecipes.imbalance.samplers.sharding import ShardedSampler
+from dlrecipes.imbalance.samplers.weighted import WeightedDistributedSampler
+from dlrecipes.imbalance.synthetic.adasyn import ADASYN
+from dlrecipes.imbalance.synthetic.noise import GaussianNoise, Interpolate
+from dlrecipes.imbalance.synthetic.oversample import OverSampler, check_no_leakage
+from dlrecipes.imbalance.synthetic.smote import SMOTE, BorderlineSMOTE
+from dlrecipes.imbalance.synthetic.smotenc import SMOTENC
 
 __all__ = [
     "ADASYN",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.functional.class_weights import ClassWeighting, class_weights, positive_weights
-from dlrecipes.imbalance.order import label_array
+from dlrecipes.imbalance.samplers.order import label_array
 
 __all__ = ["ClassInfo"]
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from dlrecipes.errors import UserError
 from dlrecipes.functional.prototypes import class_means
-from dlrecipes.imbalance.balanced import BalancedDistributedSampler
 from dlrecipes.imbalance.decoupling import LearnableWeightScaling, reinit_classifier, tau_normalise
+from dlrecipes.imbalance.samplers.balanced import BalancedDistributedSampler
 
 __all__ = ["FeatureSource", "adjust_logits", "learn_scales", "nearest_mean_layer", "normalise_lengths", "retrain"]
 

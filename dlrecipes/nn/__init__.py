@@ -6,17 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dlrecipes.nn.audit import InitAudit, init_audit
     from dlrecipes.nn.batch_norm import freeze_bn, set_bn
     from dlrecipes.nn.blocks import Bottleneck, ConvBNAct, ResidualBlock
     from dlrecipes.nn.conv1xn import Conv1xN, compare_kernels
     from dlrecipes.nn.cosine_linear import CosineLinear
     from dlrecipes.nn.description import Description, describe
-    from dlrecipes.nn.effective_field import EffectiveField, effective_receptive_field
-    from dlrecipes.nn.init import InitTable, init_weights
-    from dlrecipes.nn.init_gain import activation_gain
-    from dlrecipes.nn.lsuv import LSUVTable, lsuv_
-    from dlrecipes.nn.receptive_fields import ReceptiveField, receptive_field
+    from dlrecipes.nn.fields.effective import EffectiveField, effective_receptive_field
+    from dlrecipes.nn.fields.theoretical import ReceptiveField, receptive_field
+    from dlrecipes.nn.init.audit import InitAudit, init_audit
+    from dlrecipes.nn.init.gain import activation_gain
+    from dlrecipes.nn.init.lsuv import LSUVTable, lsuv_
+    from dlrecipes.nn.init.weights import InitTable, init_weights
     from dlrecipes.nn.stage_plan import StagedNet, StagePlan
 
 __all__ = [
@@ -50,24 +50,24 @@ _MODULES = {
     "Conv1xN": "conv1xn",
     "ConvBNAct": "blocks",
     "CosineLinear": "cosine_linear",
-    "InitAudit": "audit",
-    "InitTable": "init",
-    "LSUVTable": "lsuv",
+    "InitAudit": "init.audit",
+    "InitTable": "init.weights",
+    "LSUVTable": "init.lsuv",
     "Description": "description",
-    "EffectiveField": "effective_field",
-    "ReceptiveField": "receptive_fields",
+    "EffectiveField": "fields.effective",
+    "ReceptiveField": "fields.theoretical",
     "ResidualBlock": "blocks",
     "StagePlan": "stage_plan",
     "StagedNet": "stage_plan",
-    "activation_gain": "init_gain",
+    "activation_gain": "init.gain",
     "compare_kernels": "conv1xn",
     "describe": "description",
-    "effective_receptive_field": "effective_field",
+    "effective_receptive_field": "fields.effective",
     "freeze_bn": "batch_norm",
-    "init_audit": "audit",
-    "init_weights": "init",
-    "lsuv_": "lsuv",
-    "receptive_field": "receptive_fields",
+    "init_audit": "init.audit",
+    "init_weights": "init.weights",
+    "lsuv_": "init.lsuv",
+    "receptive_field": "fields.theoretical",
     "set_bn": "batch_norm",
 }
 

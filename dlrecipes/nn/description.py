@@ -10,8 +10,8 @@ from rich.table import Table
 from torch import nn
 
 from dlrecipes.nn.costs import Costs, count_costs
+from dlrecipes.nn.fields.theoretical import LayerField, ReceptiveField, receptive_field
 from dlrecipes.nn.meta import image_channels, pair
-from dlrecipes.nn.receptive_fields import LayerField, ReceptiveField, receptive_field
 
 __all__ = ["Description", "Stage", "describe"]
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dlrecipes.nn.init_gain import WEIGHTED
-from dlrecipes.nn.init_graph import NORMS
-from dlrecipes.nn.init_rule import activation_of
+from dlrecipes.nn.init.gain import WEIGHTED
+from dlrecipes.nn.init.graph import NORMS
+from dlrecipes.nn.init.rule import activation_of
 
 __all__ = ["LayerActivity", "UnitActivity", "merge_activities"]
 

@@ -7,18 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dlrecipes.runs.console import EpochLines, make_progress
-    from dlrecipes.runs.curves import CurvesPicture, draw_curves
-    from dlrecipes.runs.detection_curves import DetectionConfusion, DetectionCurves
-    from dlrecipes.runs.detection_pictures import PredictionPictures, TrainBatchPicture
     from dlrecipes.runs.folder import RunFolder
-    from dlrecipes.runs.image_curves import ImageCurves
-    from dlrecipes.runs.image_pictures import ImageBatchPicture, ImagePredictions
     from dlrecipes.runs.image_results import ImageResults, label_rows
     from dlrecipes.runs.metrics_csv import MetricsCSV, MetricsResume, read_metrics
     from dlrecipes.runs.model_card import write_model_card
-    from dlrecipes.runs.pictures import DetectionPicture, class_color, draw_boxes, draw_image_tile, draw_tile, save_grid
+    from dlrecipes.runs.pictures.curves import CurvesPicture, draw_curves
+    from dlrecipes.runs.pictures.detection_curves import DetectionConfusion, DetectionCurves
+    from dlrecipes.runs.pictures.detection_pictures import PredictionPictures, TrainBatchPicture
+    from dlrecipes.runs.pictures.image_curves import ImageCurves
+    from dlrecipes.runs.pictures.image_pictures import ImageBatchPicture, ImagePredictions
+    from dlrecipes.runs.pictures.tiles import (
+        DetectionPicture,
+        class_color,
+        draw_boxes,
+        draw_image_tile,
+        draw_tile,
+        save_grid,
+    )
     from dlrecipes.runs.report import final_block
-    from dlrecipes.runs.tracking import WandbTracker, make_tracker
+    from dlrecipes.runs.tracking.wandb_tracker import WandbTracker, make_tracker
     from dlrecipes.runs.verdicts import gather_verdicts, write_verdicts
 
 __all__ = [
@@ -55,33 +62,33 @@ __all__ = [
 
 # Lightning, matplotlib and W&B take seconds to import, so a name is imported when it is first asked for.
 _MODULES = {
-    "CurvesPicture": "curves",
-    "DetectionConfusion": "detection_curves",
-    "DetectionCurves": "detection_curves",
-    "DetectionPicture": "pictures",
+    "CurvesPicture": "pictures.curves",
+    "DetectionConfusion": "pictures.detection_curves",
+    "DetectionCurves": "pictures.detection_curves",
+    "DetectionPicture": "pictures.tiles",
     "EpochLines": "console",
-    "ImageBatchPicture": "image_pictures",
-    "ImageCurves": "image_curves",
-    "ImagePredictions": "image_pictures",
+    "ImageBatchPicture": "pictures.image_pictures",
+    "ImageCurves": "pictures.image_curves",
+    "ImagePredictions": "pictures.image_pictures",
     "ImageResults": "image_results",
     "MetricsCSV": "metrics_csv",
     "MetricsResume": "metrics_csv",
-    "PredictionPictures": "detection_pictures",
+    "PredictionPictures": "pictures.detection_pictures",
     "RunFolder": "folder",
-    "TrainBatchPicture": "detection_pictures",
-    "WandbTracker": "tracking",
-    "class_color": "pictures",
-    "draw_boxes": "pictures",
-    "draw_curves": "curves",
-    "draw_image_tile": "pictures",
-    "draw_tile": "pictures",
+    "TrainBatchPicture": "pictures.detection_pictures",
+    "WandbTracker": "tracking.wandb_tracker",
+    "class_color": "pictures.tiles",
+    "draw_boxes": "pictures.tiles",
+    "draw_curves": "pictures.curves",
+    "draw_image_tile": "pictures.tiles",
+    "draw_tile": "pictures.tiles",
     "final_block": "report",
     "gather_verdicts": "verdicts",
     "label_rows": "image_results",
     "make_progress": "console",
-    "make_tracker": "tracking",
+    "make_tracker": "tracking.wandb_tracker",
     "read_metrics": "metrics_csv",
-    "save_grid": "pictures",
+    "save_grid": "pictures.tiles",
     "write_model_card": "model_card",
     "write_verdicts": "verdicts",
 }

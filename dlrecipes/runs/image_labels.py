@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.runs.metric_names import format_value
-from dlrecipes.runs.plots import shorten
+from dlrecipes.runs.pictures.plots import shorten
 
 __all__ = [
     "THRESHOLD",

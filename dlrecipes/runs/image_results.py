@@ -15,7 +15,7 @@ from torch import Tensor
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import UserError
 from dlrecipes.runs.image_labels import THRESHOLD, chosen_labels, describe_output
-from dlrecipes.runs.pictures import draw_image_tile, save_grid, to_uint8
+from dlrecipes.runs.pictures.tiles import draw_image_tile, save_grid, to_uint8
 
 __all__ = ["ImageResults", "label_rows"]
 

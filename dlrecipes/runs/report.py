@@ -13,10 +13,10 @@ from rich.table import Table
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.functional.words import counted
-from dlrecipes.runs.curves import best_row
 from dlrecipes.runs.folder import RunFolder
 from dlrecipes.runs.metric_names import DETECTION_HEADLINE, format_value, summarise
 from dlrecipes.runs.metrics_csv import read_metrics
+from dlrecipes.runs.pictures.curves import best_row
 from dlrecipes.runs.verdicts import print_verdicts, read_verdicts
 
 __all__ = ["final_block", "split_facts"]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dlrecipes.runs.curves import new_figure, save_figure
-from dlrecipes.runs.pictures import draw_image_tile, save_grid
+from dlrecipes.runs.pictures.curves import new_figure, save_figure
+from dlrecipes.runs.pictures.tiles import draw_image_tile, save_grid
 from dlrecipes.shift.harm import HARM_CAVEAT
 from dlrecipes.shift.report import ShiftReport
 

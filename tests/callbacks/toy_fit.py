@@ -17,8 +17,8 @@ from torch import nn
 
 from dlrecipes.callbacks import ExactResume, GracefulStop, NonFiniteStop
 from dlrecipes.checkpoint_io import SafeCheckpointIO
-from dlrecipes.data.loader import make_loader
-from dlrecipes.data.sampler import EpochSampler
+from dlrecipes.data.loading.loader import make_loader
+from dlrecipes.data.loading.sampler import EpochSampler
 
 TRAIN, VAL, BATCH, ACCUMULATE, EPOCHS = 28, 5, 2, 3, 3  # batches an epoch: 14, or 7 on each of two ranks
 

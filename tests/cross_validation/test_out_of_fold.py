@@ -14,7 +14,7 @@ from dlrecipes.contracts import DataInfo, Prediction
 from dlrecipes.cross_validation.detections import DetectionCollector
 from dlrecipes.cross_validation.out_of_fold import join, pooled_metrics
 from dlrecipes.cross_validation.results import DONE, summarise
-from dlrecipes.data.records import DetectionRecord, make_record
+from dlrecipes.data.formats.records import DetectionRecord, make_record
 
 INFO = DataInfo(
     task="detection",

@@ -9,11 +9,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
 from dlrecipes.data import classification
-from dlrecipes.data.arrays import array_source
+from dlrecipes.data.augment.image_resize import evaluation_image
 from dlrecipes.data.classification import ClassificationData
-from dlrecipes.data.density import with_density_weights
-from dlrecipes.data.image_predict import image_predict_loader
-from dlrecipes.data.image_resize import evaluation_image
+from dlrecipes.data.formats.arrays import array_source
+from dlrecipes.data.loading.density import with_density_weights
+from dlrecipes.data.loading.image_predict import image_predict_loader
 from dlrecipes.errors import UserError
 from dlrecipes.functional.label_density import density_weights
 

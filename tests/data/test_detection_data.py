@@ -12,12 +12,12 @@ import torch
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.data import DetectionData, export_coco, predict_loader
-from dlrecipes.data.cache import ImageCache
-from dlrecipes.data.collate import collate_detection
-from dlrecipes.data.dataset import SceneDataset
-from dlrecipes.data.scenes import CLASSES, DigitScenes
-from dlrecipes.data.transforms import LightAugment, ResizeLongest
-from dlrecipes.data.workers import planned_epochs
+from dlrecipes.data.augment.transforms import LightAugment, ResizeLongest
+from dlrecipes.data.embedded.scenes import CLASSES, DigitScenes
+from dlrecipes.data.loading.box_dataset import SceneDataset
+from dlrecipes.data.loading.cache import ImageCache
+from dlrecipes.data.loading.collate import collate_detection
+from dlrecipes.data.loading.workers import planned_epochs
 from dlrecipes.errors import UserError
 
 REAL = Path(os.environ.get("DLRECIPES_DATA", "unset"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dlrecipes.data.loader import ResumableDataLoader
+from dlrecipes.data.loading.loader import ResumableDataLoader
 from dlrecipes.data.split_data import SplitData
 from dlrecipes.errors import UserError
 

@@ -26,8 +26,8 @@ from dlrecipes.imbalance import (
     Interpolate,
     OverSampler,
     check_no_leakage,
-    same_neighbours,
 )
+from dlrecipes.imbalance.synthetic import same_neighbours
 
 
 @dataclass(frozen=True)

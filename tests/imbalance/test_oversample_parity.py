@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from dlrecipes.errors import UserError
-from dlrecipes.imbalance import ADASYN, SMOTE, SMOTENC, BorderlineSMOTE, GaussianNoise, same_neighbours
+from dlrecipes.imbalance import ADASYN, SMOTE, SMOTENC, BorderlineSMOTE, GaussianNoise
+from dlrecipes.imbalance.synthetic import same_neighbours
 
 theirs = pytest.importorskip("imblearn.over_sampling", reason="imbalanced-learn is the reference: pip install it")
 

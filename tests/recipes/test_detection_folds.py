@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from test_folds import POWER_CUT
 from tiny_runs import assert_refused, call, rows, write_coco
 
-from dlrecipes.cli.predict import predict
+from dlrecipes.cli.actions.predict import predict
 from dlrecipes.cross_validation import CrossValidator
 from dlrecipes.data import DetectionData
 from dlrecipes.errors import UserError

@@ -11,7 +11,7 @@ import torch
 from tiny_runs import assert_refused, call
 
 from dlrecipes.checkpoint_io import load_checkpoint_file, save_checkpoint_file
-from dlrecipes.cli.resume import compare_data
+from dlrecipes.cli.recipe.resume import compare_data
 from dlrecipes.contracts import DataInfo
 
 

@@ -19,7 +19,7 @@ import yaml
 from tiny_images import CLASSES
 from tiny_runs import Outcome, assert_refused, call, rows
 
-from dlrecipes.cli.remedies import FEATURES, REMEDIES
+from dlrecipes.cli.options.remedies import FEATURES, REMEDIES
 from dlrecipes.tasks import ClassificationTask, RegressionTask
 
 # what differs from another one by the name of its loss or sampler alone is trained by the slow tests
@@ -65,7 +65,7 @@ def plain(mixer: ModuleType) -> Iterator[ModuleType]:
     """The recipe without its pictures, which take most of the time of a run of two steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mixer, "MIXER", replace(mixer.MIXER, pictures=()))
-        patch.setattr("dlrecipes.cli.training.CurvesPicture", lambda *args: pl.Callback())
+        patch.setattr("dlrecipes.cli.recipe.training.CurvesPicture", lambda *args: pl.Callback())
         yield mixer
 
 

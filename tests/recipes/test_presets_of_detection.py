@@ -9,7 +9,7 @@ import yaml
 from tiny_runs import ROOT, Outcome, assert_refused, call, rows
 
 from dlrecipes.checkpoint_io import save_checkpoint_file
-from dlrecipes.cli.presets import Situation
+from dlrecipes.cli.options.presets import Situation
 from dlrecipes.models import DETR
 from dlrecipes.tasks import DetectionTask
 

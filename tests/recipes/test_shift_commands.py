@@ -15,8 +15,8 @@ from tiny_images import TINY_EFFICIENTNET, write_photos
 from tiny_runs import assert_refused, call, load_recipe
 
 from dlrecipes.cli import commands
-from dlrecipes.cli.predict_images import image_loader
-from dlrecipes.cli.run_images import open_run
+from dlrecipes.cli.actions.predict_images import image_loader
+from dlrecipes.cli.actions.run_images import open_run
 from dlrecipes.shift.features import penultimate
 from dlrecipes.shift.ood import OODScorer, conformal_p_values
 

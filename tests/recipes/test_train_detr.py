@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_runs import CATEGORIES, Outcome, assert_refused, call, rows, write_coco
 
 from dlrecipes.cli.commands import main as dlrecipes_command
-from dlrecipes.data.images import EXIF_ORIENTATION
+from dlrecipes.data.loading.decode import EXIF_ORIENTATION
 from dlrecipes.tasks import DetectionTask
 
 Trained = tuple[Path, Outcome]

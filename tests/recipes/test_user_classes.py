@@ -111,7 +111,7 @@ def test_loss_that_is_not_finite_ends_with_exit_code_3(
     recipe: ModuleType, tiny: Path, coco: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = Tracker()
-    monkeypatch.setattr("dlrecipes.cli.training.make_tracker", lambda *_: (tracker, "in a test"))
+    monkeypatch.setattr("dlrecipes.cli.recipe.training.make_tracker", lambda *_: (tracker, "in a test"))
     outcome = call(recipe.main, "--config", tiny, "--data", coco, "--model.criterion", f"{NAME}.NaNCriterion")
     assert outcome.code == 3
     assert outcome.err.startswith("error: ")

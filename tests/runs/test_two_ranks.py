@@ -18,7 +18,8 @@ import torch
 from conftest import ToyDetector, make_batch
 from dlrecipes.checkpoint_io import SafeCheckpointIO
 from dlrecipes.runs import *
-from dlrecipes.runs import detection_curves, image_curves
+from dlrecipes.runs.pictures import detection_curves
+from dlrecipes.runs.pictures import image_curves
 from image_runs import GivenAnswers, make_info
 
 run = RunFolder.create(sys.argv[1], "toy")

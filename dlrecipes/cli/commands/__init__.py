@@ -14,8 +14,8 @@ from importlib import import_module
 from typing import NoReturn
 
 import dlrecipes
-from dlrecipes.cli.arguments import suggest
 from dlrecipes.cli.environment import flush_output, reader_is_gone
+from dlrecipes.cli.options.arguments import suggest
 from dlrecipes.errors import DLRecipesError, UserError
 
 __all__ = ["COMMANDS", "main"]

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the audit; 0 where nothing is wrong."""
-    from dlrecipes.data.check import check_data
+    from dlrecipes.data.audit.check import check_data
 
     return check_data(
         options.path,

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print it."""
-    from dlrecipes.cli.describe import describe_model
+    from dlrecipes.cli.actions.describe import describe_model
 
     describe_model(
         options.model, options.image_size, settings=options.set, objects=options.objects, picture=options.picture

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the diagnosis."""
-    from dlrecipes.cli.doctor import examine
+    from dlrecipes.cli.actions.doctor import examine
 
     examine(options.run, monitor=options.monitor, mode=options.mode, everything=options.all)
     return 0

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table; write it and a picture into the run folder."""
-    from dlrecipes.cli.expand_test import expand_test
+    from dlrecipes.cli.actions.expand_test import expand_test
 
     expand_test(
         options.run,

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the file."""
-    from dlrecipes.cli.export import export
+    from dlrecipes.cli.actions.export import export
 
     size = None if options.image_size is None else (options.image_size[0], options.image_size[1])
     export(options.run, format=options.format, output=options.output, image_size=size)

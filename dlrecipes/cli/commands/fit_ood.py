@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write RUN/ood.safetensors."""
-    from dlrecipes.cli.fit_ood import fit_ood
+    from dlrecipes.cli.actions.fit_ood import fit_ood
 
     fit_ood(options.run, data=options.data, method=options.method, k=options.k, seed=options.seed)
     return 0

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the parts."""
-    from dlrecipes.cli.list_parts import list_parts
+    from dlrecipes.cli.actions.list_parts import list_parts
 
     list_parts(options.room)
     return 0

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write and print the predictions."""
-    from dlrecipes.cli.predict import predict
+    from dlrecipes.cli.actions.predict import predict
 
     predict(options.run, options.images, threshold=options.threshold, output=options.output)
     return 0

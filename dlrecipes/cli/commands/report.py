@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the report."""
-    from dlrecipes.cli.report import report
+    from dlrecipes.cli.actions.report import report
 
     report(options.run)
     return 0

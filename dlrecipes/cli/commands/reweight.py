@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the table."""
-    from dlrecipes.cli.reweight import reweight
+    from dlrecipes.cli.actions.reweight import reweight
 
     reweight(
         options.data,

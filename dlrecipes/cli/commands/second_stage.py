@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     if options.epochs < 1:
         raise UserError(f"--epochs must be at least 1, got {options.epochs}.")
 
-    from dlrecipes.cli.second_stage import second_stage_of_run
+    from dlrecipes.cli.actions.second_stage import second_stage_of_run
 
     second_stage_of_run(
         options.run,

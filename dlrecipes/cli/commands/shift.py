@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print and write the report; 0: no shift is seen, 1: shifted."""
-    from dlrecipes.cli.shift import shift
+    from dlrecipes.cli.actions.shift import shift
 
     report = shift(
         options.reference,

@@ -1,0 +1,1 @@
+"""What the subcommands of ``dlrecipes`` do, once their options are read."""

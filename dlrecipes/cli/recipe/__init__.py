@@ -1,0 +1,1 @@
+"""A training by a recipe, from the parsed options to the last block."""

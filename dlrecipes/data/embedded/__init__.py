@@ -1,0 +1,1 @@
+"""Data that comes with the package: real handwritten digits, and scenes of them."""

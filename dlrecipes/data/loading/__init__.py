@@ -1,0 +1,1 @@
+"""Samples as pure functions of (seed, epoch, index), put together to batches by loaders that resume."""

@@ -1,0 +1,1 @@
+"""Who is trained on, who is validated on, and in which fold."""

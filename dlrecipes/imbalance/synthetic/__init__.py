@@ -1,0 +1,1 @@
+"""Over-samplers that make samples: SMOTE and its kin."""

@@ -1,0 +1,1 @@
+"""Weights to start with, and whether signal and gradient get through them."""
