@@ -27,8 +27,7 @@ usage: python {script} [--data PATH] [--config PRESET] [--epochs N] [any dotted 
   --seed N              every random choice follows from it
   --output DIR          where the numbered run folders go (default: runs)
   --overfit N           check: learn N training images by heart, without augmentation; PASS or FAIL (exit code 1)
-  --resume RUN          go on with a run: its folder, or one of its checkpoints; other options override its
-                        config, those of the optimizer cannot be changed
+  --resume RUN          go on with a run: its folder or a checkpoint; options but the optimizer's override its config
   --ema DECAY           evaluate and keep an exponential moving average of the weights (0.999 for example)
   --wandb MODE          auto, online, offline or off (default: auto = online with a key and a network, else offline)
   --checkpoint-every-n-steps N, --checkpoint-every-n-minutes X
