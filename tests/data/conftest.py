@@ -170,7 +170,9 @@ class Tiny:
             for item in self.of(split):
                 record = records[item.stem]
                 assert Path(record.path).is_file()
-                assert (record.width, record.height) == item.size
+                # Until the audit has decoded the picture.
+                unstated = source.format in ("csv", "label-studio") and record.width == 0
+                assert unstated or (record.width, record.height) == item.size
                 assert [source.classes[k] for k in record.labels] == item.names
                 np.testing.assert_allclose(record.boxes, np.reshape(item.boxes, (-1, 4)), rtol=0, atol=1e-9)
                 assert record.boxes.dtype == np.float64

@@ -193,9 +193,7 @@ def test_predict_says_what_ids_and_pixels_mean(trained: Trained, coco: Path, tmp
     Image.open(images / "test_1.png").save(images / "test_1.png", exif=exif)
     outcome = call(dlrecipes_command, "predict", trained[0], images, "--output", tmp_path / "out")
     assert "where image_id counts the images in order of name; file_name tells which" in outcome.out
-    assert (
-        f"1 image with an EXIF rotation, which is not applied, as in training ({images / 'test_1.png'})" in outcome.out
-    )
+    assert f"1 image turned upright, as the EXIF orientation says ({images / 'test_1.png'})" in outcome.out
     numbered = tmp_path / "numbered"
     numbered.mkdir()
     shutil.copy(images / "test_0.png", numbered / "000000397133.png")

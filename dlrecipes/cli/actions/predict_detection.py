@@ -71,18 +71,18 @@ def _numbering(ids: Sequence[int]) -> str:
 
 
 def _turned(paths: Sequence[str], orientations: Sequence[int]) -> list[str]:
-    """A note on images that other programs show turned."""
+    """A note on images that are stored in another way than they are shown."""
     turned = [path for path, orientation in zip(paths, orientations, strict=False) if orientation != 1]
     if not turned:
         return []
     return [
-        f"{counted(len(turned), 'image')} with an EXIF rotation, which is not applied, as in training ({turned[0]}): "
-        "boxes are in the pixels of the picture as it is stored; where training pictures were upright, save these so."
+        f"{counted(len(turned), 'image')} turned upright, as the EXIF orientation says ({turned[0]}): boxes are in the "
+        "pixels of the picture as it is shown, not as it is stored."
     ]
 
 
 def _draw(path: str, prediction: Prediction, info: DataInfo, threshold: float, target: Path) -> None:
-    image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
+    image = torch.from_numpy(read_image(path, turned=True)).permute(2, 0, 1)
     keep = prediction["scores"] >= threshold
     labels, scores = prediction["labels"][keep].tolist(), prediction["scores"][keep].tolist()
     texts = [f"{info.classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]

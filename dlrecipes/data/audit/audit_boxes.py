@@ -7,7 +7,7 @@ remedy, before any compute is spent.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from dlrecipes.data.audit.box_checks import (
 )
 from dlrecipes.data.audit.near_duplicates import KEEP_TOGETHER, find_near_copies, near_copy_warnings
 from dlrecipes.data.audit.probe import ImageFacts, probe_images
+from dlrecipes.data.audit.turned import turned_pictures
 from dlrecipes.data.formats.layout import shown
 from dlrecipes.data.formats.records import DetectionRecord, DetectionSource, Finding
 from dlrecipes.data.loading.decode import read_image
@@ -45,6 +46,7 @@ def audit(
 
     - Every image is decoded completely (remembered by path, size and time of change: `probe_images`).
     - Sizes written in the annotations are replaced by the files' own.
+    - Pictures whose boxes were drawn on them as their EXIF orientation turns them are read turned (`turned_pictures`).
     - Boxes are clipped to the image, boxes without area dropped; both are counted and named.
     - Splits are compared by content: an image in two of them is a warning, and so is one that has a near copy in
       another one (`find_near_copies`).
@@ -72,9 +74,11 @@ def audit(
     refuse_non_finite_boxes(unique, source.root)
     facts = probe_images([r.path for r in unique], source.root, workers=workers, show_progress=show_progress)
     findings = list(source.problems)
-    sized = _true_sizes(_readable(unique, facts, source.root, skip_corrupt, findings), facts, source.root, findings)
-    if source.format != "yolo":  # whose boxes are shares of the picture and fit either way
-        refuse_turned_boxes([r for r in sized.values() if facts[r.path].orientation in range(5, 9)], source.root)
+    readable = _readable(unique, facts, source.root, skip_corrupt, findings)
+    turned = turned_pictures(readable, facts, source.format)
+    sized = _true_sizes(readable, turned, facts, source.root, findings)
+    stored = [r for r in sized.values() if facts[r.path].orientation in range(5, 9) and not r.turned]
+    refuse_turned_boxes(stored, source.root)
     for split, records in source.splits.items():
         refuse_misread_boxes(split, [sized[id(r)] for r in records if id(r) in sized], source.format, source.root)
     repaired = {}
@@ -84,7 +88,8 @@ def audit(
     splits = {name: [repaired[id(r)] for r in rs if id(r) in repaired] for name, rs in source.splits.items()}
     _refuse_nothing_left(source, splits)
     _refuse_crowded(repaired.values(), max_queries, source.root)
-    done = replace(source, splits=splits, problems=())
+    notes = (f"images turned upright, as their EXIF orientation says: {len(turned)}",) if turned else ()
+    done = replace(source, splits=splits, notes=(*source.notes, *notes), problems=())
     return AuditReport(
         source=done,
         splits={name: SplitStats.of(records, len(source.classes), stride) for name, records in splits.items()},
@@ -125,9 +130,13 @@ def _readable(
 
 
 def _true_sizes(
-    records: list[DetectionRecord], facts: Mapping[str, ImageFacts], root: str, findings: list[Finding]
+    records: list[DetectionRecord],
+    turned: Collection[str],
+    facts: Mapping[str, ImageFacts],
+    root: str,
+    findings: list[Finding],
 ) -> dict[int, DetectionRecord]:
-    """The records with the size of the decoded image, by ``id`` of the old record.
+    """The records with the size of the decoded image, turned or not, by ``id`` of the old record.
 
     A wrong size in the annotation alone is harmless: the boxes are taken as written. It is refused where the boxes
     went with it: the box of an image that was resized or rotated later leaves the picture, or sizes are wrong mostly.
@@ -135,18 +144,15 @@ def _true_sizes(
     sized, wrong = {}, []
     for record in records:
         fact = facts[record.path]
-        true = (fact.width, fact.height)
+        is_turned = record.path in turned
+        true = fact.shown_size if is_turned else (fact.width, fact.height)
         written = (record.width, record.height)
-        sized[id(record)] = record if written == true else replace(record, width=true[0], height=true[1])
+        same = written == true and not is_turned
+        sized[id(record)] = record if same else replace(record, width=true[0], height=true[1], turned=is_turned)
         if written == true or 0 in written:  # many tools write 0 for "unknown"
             continue
         wrong.append(record)
         sizes = f"is {true[0]}x{true[1]}, its annotation says {written[0]}x{written[1]}"
-        if written == true[::-1] and fact.orientation >= 5:
-            raise UserError(
-                f"{record.path} {sizes}: it was annotated as rotated by its EXIF tag, which is not applied here; "
-                "save the pictures rotated (for example by `mogrify -auto-orient`)."
-            )
         beyond = len(record.boxes) and (record.boxes[:, 2:] > (true[0] + 1, true[1] + 1)).any()
         if beyond and not (record.boxes[:, 2:] > (written[0] + 1, written[1] + 1)).any():
             raise UserError(
@@ -197,11 +203,12 @@ def _warnings(source: DetectionSource, facts: Mapping[str, ImageFacts]) -> Itera
         absent = [name for k, name in enumerate(source.classes) if k not in seen]
         if absent:
             yield f"no box to learn from for {_some(absent)}."
-    turned = [p for p, f in facts.items() if f.orientation != 1]
-    if turned:
+    records = _each_image_once(r for part in source.splits.values() for r in part)
+    stored = [r.path for r in records if facts[r.path].orientation in range(2, 9) and not r.turned]
+    if stored:
         yield (
-            f"{counted(len(turned), 'image')} with an EXIF rotation, which is not applied "
-            f"({shown(turned[0], source.root)}); if the boxes were drawn on the rotated pictures, save these rotated."
+            f"{counted(len(stored), 'image')} with an EXIF rotation, which is not applied "
+            f"({shown(stored[0], source.root)}); if the boxes were drawn on the rotated pictures, save these rotated."
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrecipes.data.audit.turned import fits_turned_only
 from dlrecipes.data.formats.layout import shown
 from dlrecipes.data.formats.records import DetectionRecord, Finding, box_areas
 from dlrecipes.errors import UserError
@@ -19,7 +20,6 @@ MIN_SIDE = 0.01
 
 # Shares of a split's boxes beyond which the reading is wrong, not the boxes.
 _MOST, _THIRD = 0.95, 1 / 3
-_BEYOND = 0.02  # of a side: a box that ends so far outside was not drawn on this picture
 
 
 def refuse_non_finite_boxes(records: Sequence[DetectionRecord], root: str) -> None:
@@ -90,7 +90,8 @@ def refuse_turned_boxes(records: Sequence[DetectionRecord], root: str) -> None:
     """Refuse boxes that leave the pictures as they are stored, and fit them as their EXIF tag turns them.
 
     Args:
-        records: of images that their EXIF tag turns by 90 degrees; finite boxes, sizes of the stored images.
+        records: of images that their EXIF tag turns by 90 degrees, and that are not to be read so
+            (`dlrecipes.data.audit.turned.turned_pictures`); finite boxes, sizes of the stored images.
         root: data set folder, for messages.
 
     Raises:
@@ -99,15 +100,13 @@ def refuse_turned_boxes(records: Sequence[DetectionRecord], root: str) -> None:
     filled = [r for r in records if len(r.boxes)]
     if not filled:
         return
-    ends = np.concatenate([r.boxes[:, 2:] for r in filled])
-    stored = np.concatenate([np.tile([float(r.width), float(r.height)], (len(r.boxes), 1)) for r in filled])
-    turned = stored[:, ::-1]
-    beyond, beyond_turned = _any(ends > stored + _BEYOND * stored), _any(ends > turned + _BEYOND * turned)
-    evidence = beyond & ~beyond_turned
-    if evidence.sum() > (beyond_turned & ~beyond).sum():
+    evidence = np.concatenate([fits_turned_only(r.boxes, (r.width, r.height)) for r in filled])
+    against = np.concatenate([fits_turned_only(r.boxes, (r.height, r.width)) for r in filled])
+    if evidence.sum() > against.sum():
         raise UserError(
-            f"{_example(filled, evidence, root)} fit only the pictures as their EXIF tag turns them, which is not "
-            "applied here; save the pictures rotated (for example by `mogrify -auto-orient`)."
+            f"{_example(filled, evidence, root)} fit only the pictures as their EXIF tag turns them, though the "
+            "annotations state the size of the stored ones; save the pictures rotated (for example by "
+            "`mogrify -auto-orient`)."
         )
 
 

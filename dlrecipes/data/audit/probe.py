@@ -45,6 +45,11 @@ class ImageFacts:
     missing: bool = False
     fingerprint: int = 0
 
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """(width, height) of the picture turned upright, as its EXIF orientation says."""
+        return (self.height, self.width) if self.orientation in range(5, 9) else (self.width, self.height)
+
 
 def cache_folder() -> Path:
     """``$DLRECIPES_CACHE``, otherwise ``~/.cache/dlrecipes``; not created here."""

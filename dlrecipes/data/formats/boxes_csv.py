@@ -33,7 +33,6 @@ from dlrecipes.data.formats.layout import (
     split_name,
 )
 from dlrecipes.data.formats.records import DetectionRecord, DetectionSource, make_record
-from dlrecipes.data.loading.decode import image_size
 from dlrecipes.errors import UserError
 
 __all__ = ["find_csv", "holds_boxes", "read_csv"]
@@ -235,7 +234,7 @@ def _record(root: Path, name: str, rows: _Rows, label: dict[str, int], image_id:
     path = next((p / name for p in places if (p / name).is_file()), rows.file.parent / name)
     return make_record(
         str(path),
-        rows.size if all(rows.size) else image_size(path) or (0, 0),
+        rows.size,
         rows.boxes,
         [label[n] for n in rows.names],
         image_id,

@@ -28,7 +28,6 @@ from dlrecipes.data.formats.layout import (
 )
 from dlrecipes.data.formats.named_images import named_image_paths
 from dlrecipes.data.formats.records import DetectionSource, make_record
-from dlrecipes.data.loading.decode import image_size
 from dlrecipes.errors import UserError
 
 __all__ = ["find_label_studio", "is_label_studio", "read_label_studio", "refuse_choices"]
@@ -115,7 +114,7 @@ def read_label_studio(root: Path, files: dict[str, Path]) -> DetectionSource:
         splits[split] = [
             make_record(
                 str(path),
-                task.size if task.names else image_size(path) or (0, 0),
+                task.size if task.names else (0, 0),
                 np.array(task.boxes).reshape(-1, 4) * np.tile(task.size, 2),
                 [classes.index(name) for name in task.names],
                 number,

@@ -17,7 +17,7 @@ class DetectionRecord:
 
     Attributes:
         path: image file.
-        width, height: pixels of the image file (as annotated until the audit has decoded the file, as decoded after).
+        width, height: pixels of the image file (as annotated, 0 where that is unknown, until the audit has decoded it).
         boxes: float64 [n, 4], (x1, y1, x2, y2) in pixels of the image file.
         labels: int64 [n], contiguous: position in ``DetectionSource.classes``.
         areas: float64 [n], square pixels: COCO's own ``area`` where given, otherwise the box's.
@@ -25,6 +25,8 @@ class DetectionRecord:
         image_id: the data set's own id of the image (COCO), otherwise a running number, unique within its split.
         annotation: where the objects were read from, for messages (empty: unknown).
         object_ids: the name of each object in that file (COCO's annotation id, a line number ...), for messages.
+        turned: size and boxes are those of the picture turned upright as its EXIF orientation says, and it is read so;
+            set by the audit.
     """
 
     path: str
@@ -37,6 +39,7 @@ class DetectionRecord:
     image_id: int
     annotation: str = ""
     object_ids: tuple[str, ...] = ()
+    turned: bool = False
 
     def object_name(self, index: int) -> str:
         """What to call an object in a message: ``"annotation 17"``, ``"line 3"``, ``"object 2"``."""

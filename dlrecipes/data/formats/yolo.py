@@ -249,7 +249,7 @@ def _record(reader: _Reader, image: Path, text: Path, image_id: int) -> Detectio
         reader.unlabelled += 1
     found = list(_objects(reader, text, lines))
     # An unreadable image has no size here; the audit refuses or drops it before its boxes are looked at.
-    width, height = image_size(image) or (0, 0)
+    width, height = image_size(image, turned=True) or (0, 0)
     boxes = np.array([box for _, _, box in found]).reshape(-1, 4) * [width, height, width, height]
     return make_record(
         str(image),

@@ -121,7 +121,7 @@ class PredictImages(Dataset[DetectionSample]):
     def __getitem__(self, key: tuple[int, int] | int) -> DetectionSample:
         """Raises `UserError` if the file cannot be decoded."""
         _, index = epoch_and_index(key)
-        image = read_image(self.paths[index])
+        image = read_image(self.paths[index], turned=True)  # as whoever took the picture sees it
         sample: DetectionSample = {
             "image": image,
             "boxes": np.zeros((0, 4)),

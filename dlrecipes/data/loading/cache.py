@@ -37,7 +37,7 @@ class RecordImages:
     """The image files of detection records as `ImageFiles`."""
 
     def __init__(self, records: Sequence[DetectionRecord]) -> None:
-        self._files = [(record.path, (record.height, record.width)) for record in records]
+        self._files = [(record.path, (record.height, record.width), record.turned) for record in records]
 
     def __len__(self) -> int:
         return len(self._files)
@@ -46,11 +46,14 @@ class RecordImages:
         return self._files[index][0]
 
     def stamp(self, index: int) -> tuple[int, int]:
-        status = os.stat(self._files[index][0])
-        return status.st_size, status.st_mtime_ns
+        path, _, turned = self._files[index]
+        status = os.stat(path)
+        # Turned by 180 degrees, the same file of the same shape has other pixels, which are not to be mixed up.
+        return status.st_size, -status.st_mtime_ns if turned else status.st_mtime_ns
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return read_image(self._files[index][0])
+        path, _, turned = self._files[index]
+        return read_image(path, turned=turned)
 
     def size(self, index: int) -> tuple[int, int]:
         return self._files[index][1]

@@ -3,10 +3,10 @@
 Pillow decodes, not OpenCV: it raises on a truncated JPEG (OpenCV 4 returns the rest as grey, without an error), prints
 nothing on stderr, and was the faster one on BCCD (2.5 against 4.5 ms for 640×480).
 
-`decode` ignores EXIF orientation: pixels come as stored. COCO's annotations and pycocotools count so, and it makes
-``width × height`` of the file a fact that does not depend on metadata. The audit of boxes says how many files carry a
-rotation, and refuses those whose annotation was evidently made on the rotated picture. Whole images have no coordinates
-that a turn could spoil: their readers turn them `upright`, as whoever labelled them saw them.
+`decode` ignores EXIF orientation: pixels come as stored, so that ``width × height`` of the file is a fact that does not
+depend on metadata. Whole images have no coordinates that a turn could spoil: their readers turn them `upright`, as
+whoever labelled them saw them. Where boxes were drawn on the turned picture, as today's labelling tools and YOLO's
+trainers have it, the audit finds that out (`dlrecipes.data.audit.turned`) and the picture is read turned.
 """
 
 from __future__ import annotations
@@ -55,14 +55,15 @@ class DecodedImage(NamedTuple):
     mode: str
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path, *, turned: bool = False) -> NDArray[np.uint8]:
     """Decode an image file completely.
 
     Grey, palette, CMYK and 16-bit images become RGB (16 bits are scaled to 8); an alpha channel is dropped, not
-    blended. EXIF orientation is ignored.
+    blended.
 
     Args:
         path: JPEG, PNG, BMP, TIFF, WebP or whatever else Pillow reads; the suffix is not looked at.
+        turned: `upright`, as its EXIF orientation says; otherwise that is ignored.
 
     Returns:
         uint8 [H, W, 3], RGB, contiguous and writable.
@@ -70,7 +71,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         UserError: naming the file, if it is missing, cut off, or not an image.
     """
-    return decode(path).pixels
+    return (upright(decode(path)) if turned else decode(path)).pixels
 
 
 def decode_image(path: str | Path) -> tuple[NDArray[np.uint8], int]:

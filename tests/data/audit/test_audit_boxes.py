@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.console import Console
 
 from dlrecipes.data.audit import probe
@@ -12,6 +12,7 @@ from dlrecipes.data.audit.audit_boxes import audit
 from dlrecipes.data.audit.audit_report import SIZE_BINS
 from dlrecipes.data.audit.check import check_data
 from dlrecipes.data.formats.discover import read_detection
+from dlrecipes.data.loading.cache import RecordImages
 from dlrecipes.data.loading.decode import EXIF_ORIENTATION
 from dlrecipes.data.splits.split_records import split_by_seed
 from dlrecipes.errors import UserError
@@ -214,29 +215,70 @@ def test_sizes_that_are_wrong_everywhere_are_refused(tiny):
         audit(read_detection(tiny.root))
 
 
-def test_exif_rotation_warns_and_an_annotation_of_the_rotated_picture_is_refused(tiny):
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = 6
-    tiny.write_voc()
-    path = tiny.root / "JPEGImages/im 0.png"
-    Image.open(path).save(path, exif=exif)
-    report = audit(read_detection(tiny.root))
-    assert ["1 image with an EXIF rotation" in w for w in report.warnings] == [True]
-    tiny.write_text("Annotations/im_0.xml", tiny.voc_xml(tiny.items[0], size=(32, 64)))
-    with pytest.raises(UserError, match=r"im 0.png is 64x32, .* 32x64: it was annotated as rotated by its EXIF tag"):
-        audit(read_detection(tiny.root))
-
-
-@pytest.mark.parametrize("size", [(0, 0), (64, 32)])
-@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_boxes_of_the_rotated_picture_are_refused_without_its_size(tiny, orientation, size):
+def _turn(path, orientation=6):
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
+    Image.open(path).save(path, exif=exif)
+
+
+def test_boxes_lie_on_the_turned_picture_where_the_annotation_states_its_size(tiny):
+    tiny.write_voc()
+    path = tiny.root / "JPEGImages/im 0.png"
+    _turn(path)
+    report = audit(read_detection(tiny.root))  # 64x32, as stored
+    assert ["1 image with an EXIF rotation" in w for w in report.warnings] == [True]
+    assert not any(r.turned for r in report.source.splits["train"])
+    tiny.items[0].boxes, tiny.items[0].names = [[4.0, 40.0, 20.0, 60.0]], ["cat"]
+    tiny.write_text("Annotations/im_0.xml", tiny.voc_xml(tiny.items[0], size=(32, 64)))
+    report = audit(read_detection(tiny.root))
+    record = next(r for r in report.source.splits["train"] if r.path == str(path))
+    assert (record.turned, record.width, record.height) == (True, 32, 64)
+    assert record.boxes.tolist() == [[4.0, 40.0, 20.0, 60.0]]
+    assert (report.warnings, report.findings) == ((), ())
+    assert "images turned upright, as their EXIF orientation says: 1" in report.source.notes
+    assert RecordImages([record]).read(0).shape == (64, 32, 3)
+
+
+def test_an_annotation_that_states_no_size_goes_as_most_others(tiny):
+    tiny.write_voc()
+    for number in (0, 1):
+        _turn(tiny.root / f"JPEGImages/im {number}.png")
+    tiny.items[1].boxes, tiny.items[1].names = [], []
+    tiny.write_text("Annotations/im_0.xml", tiny.voc_xml(tiny.items[0], size=(32, 64)))
+    tiny.write_text("Annotations/im_1.xml", tiny.voc_xml(tiny.items[1], size=(0, 0)))
+    assert sum(r.turned for r in audit(read_detection(tiny.root)).source.splits["train"]) == 2
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 5, 6, 7, 8])
+def test_yolo_labels_are_those_of_the_turned_picture(tiny, orientation):
+    tiny.items[0].boxes, tiny.items[0].names = [[16.0, 4.0, 32.0, 12.0]], ["cat"]  # of 64x32
+    tiny.write_yolo()
+    path = next(tiny.root.rglob("im 0.png"))
+    _turn(path, orientation)
+    report = audit(read_detection(tiny.root))
+    record = next(r for r in report.source.splits["train"] if r.path == str(path))
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    assert (record.height, record.width) == shown.shape[:2]
+    assert (record.boxes.reshape(2, 2) / [record.width, record.height]).tolist() == [[0.25, 0.125], [0.5, 0.375]]
+    assert np.array_equal(RecordImages([record]).read(0), shown)
+    assert report.warnings == ()
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_that_fit_only_the_turned_picture_turn_it_where_no_size_is_stated(tiny, orientation):
     tiny.items[0].boxes, tiny.items[0].names = [[4.0, 40.0, 20.0, 60.0]], ["cat"]  # 64x32 as stored
     tiny.write_voc()
-    tiny.write_text("Annotations/im_0.xml", tiny.voc_xml(tiny.items[0], size=size))
-    path = tiny.root / "JPEGImages/im 0.png"
-    Image.open(path).save(path, exif=exif)
+    tiny.write_text("Annotations/im_0.xml", tiny.voc_xml(tiny.items[0], size=(0, 0)))
+    _turn(tiny.root / "JPEGImages/im 0.png", orientation)
+    report = audit(read_detection(tiny.root))
+    assert [r.boxes.tolist() for r in report.source.splits["train"] if r.turned] == [[[4.0, 40.0, 20.0, 60.0]]]
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_of_the_rotated_picture_beside_the_stored_size_are_refused(tiny, orientation):
+    tiny.items[0].boxes, tiny.items[0].names = [[4.0, 40.0, 20.0, 60.0]], ["cat"]
+    tiny.write_voc()
+    _turn(tiny.root / "JPEGImages/im 0.png", orientation)
     message = (
         r"1 of 1 boxes, such as Annotations/im_0.xml, object 1: box \[4, 40, 20, 60\] in 64x32, fit only the pictures "
         "as their EXIF tag turns them, .* save the pictures rotated"
