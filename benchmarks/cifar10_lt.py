@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -37,7 +36,7 @@ from typing import Any
 import torch
 from cifar10_lt_results import draw_rows, print_tables, read_rows, setting_of
 from cifar10_lt_rows import EPOCHS, ROWS
-from records import DATA, RESULTS, ROOT, append_row
+from records import DATA, RESULTS, ROOT, append_row, processor
 
 
 def run_one(name: str, seed: int, options: argparse.Namespace) -> tuple[bool, str]:
@@ -62,7 +61,7 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "machine": gpu or f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} CPU cores",
+        "machine": gpu or f"{processor()}, {torch.get_num_threads()} of {os.cpu_count()} CPU cores",
         "side_by_side": options.parallel,
         "load": [round(value, 1) for value in os.getloadavg()],
         "torch": str(torch.__version__),

@@ -17,13 +17,12 @@ import datetime
 import json
 import math
 import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from records import RESULTS, ROOT
+from records import RESULTS, ROOT, processor
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
@@ -190,7 +189,7 @@ def main() -> None:
         found = {
             "measured": datetime.date.today().isoformat(),
             "cpu_seconds": round(time.process_time() - start, 1),
-            "cpu": platform.processor() or platform.machine(),
+            "cpu": processor(),
             "cores": os.cpu_count(),
             "torch": torch.__version__,
             "steps": options.steps,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -28,7 +27,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from PIL import Image
-from records import DATA, RESULTS, write_dated
+from records import DATA, RESULTS, processor, write_dated
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
@@ -160,7 +159,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # on a shared machine two threads wait for each other more than they help
     cores = len(os.sched_getaffinity(0))
-    about = {"cores": cores, "machine": platform.processor() or platform.machine(), "torch": str(torch.__version__)}
+    about = {"cores": cores, "machine": processor(), "torch": str(torch.__version__)}
     about |= {
         "torchvision": str(torchvision.__version__),
         "threads": torch.get_num_threads(),

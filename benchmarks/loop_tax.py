@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import platform
 import tempfile
 import time
 import warnings
@@ -27,6 +26,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from records import processor
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -212,7 +212,7 @@ def main() -> None:
     arms = {name: describe(name, np.stack(values)) for name, values in times.items()}
     result = {
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {arguments.threads} threads",
+        "machine": f"{processor()}, {arguments.threads} threads",
         "versions": {"torch": torch.__version__, "lightning": L.__version__, "timm": timm.__version__},
         "batch_size": size,
         "steps": arguments.steps,

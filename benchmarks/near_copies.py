@@ -14,7 +14,6 @@ import argparse
 import datetime
 import io
 import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from records import DATA
+from records import DATA, processor
 from rich.console import Console
 from rich.table import Table
 
@@ -123,7 +122,7 @@ def main() -> None:
         parser.error(f"no photographs in {options.data}: set DLRECIPES_DATA")
     found: dict[str, Any] = {
         "measured": datetime.date.today().isoformat(),
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": processor(),
         "opencv": cv2.__version__,
         "photographs": len(files),
         "compared": len(files) * (len(files) - 1) // 2,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import time
 import warnings
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from numpy.typing import NDArray
+from records import processor
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
@@ -218,7 +218,7 @@ def measure(name: str, experiment: Experiment, seeds: Sequence[int], folder: Pat
     about = {
         "about": experiment.about,
         "seeds": list(seeds),
-        "machine": f"{platform.machine()}, 1 thread",
+        "machine": f"{processor()}, 1 thread",
         "torch": str(torch.__version__),
         "date": datetime.now(UTC).date().isoformat(),
         "seconds": round(time.perf_counter() - started, 1),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
-from records import ROOT, write_dated
+from records import ROOT, processor, write_dated
 
 
 def run_recipe(
@@ -143,6 +142,6 @@ def print_summary(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> Non
 
 def write_results(name: str, rows: Sequence[dict[str, Any]], folder: Path, **about: Any) -> Path:
     """All rows as dated JSON, with the machine and the load that it had."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} x {platform.processor()}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} x {processor()}"
     facts = {"device": device, "torch": str(torch.__version__), "load": os.getloadavg(), **about}
     return write_dated(name, {"about": facts, "runs": list(rows)}, folder)

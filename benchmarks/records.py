@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 DATA = Path(os.environ.get("DLRECIPES_DATA", ROOT.parent / "shared" / "data"))
 
 Row = dict[str, Any]
+
+
+def processor() -> str:
+    """Its name where the system tells it, else its kind: ``platform.processor()`` is empty on many Linux machines."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names and names[0] else platform.processor() or platform.machine()
 
 
 def append_row(file: Path, row: Row) -> None:

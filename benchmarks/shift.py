@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from records import RESULTS, ROOT, write_dated
+from records import RESULTS, ROOT, processor, write_dated
 from shift_arms import OURS, PEERS, SCENARIOS
 
 N, D, PERMUTATIONS = 200, 16, 199
@@ -184,7 +184,7 @@ def main() -> None:
         rows = parts[part](options)
         about = {
             "part": part,
-            "machine": f"{os.cpu_count()} x {platform.processor() or platform.machine()}",
+            "machine": f"{os.cpu_count()} x {processor()}",
             "python": platform.python_version(),
             "load": os.getloadavg(),
             "threads": options.threads,
