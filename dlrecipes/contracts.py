@@ -47,7 +47,7 @@ class DataInfo:
         target_mean, target_std: of each of them in the training split (regression).
         target_min, target_max: the least and the largest of each there (regression); empty: nobody looked.
         outputs_per_target: numbers that the loss wants for each of them: 2 for a mean and a log-variance (regression).
-        link: what the loss was learning, ``"softmax"`` or ``"sigmoid"`` (classification).
+        link: what the loss was learning, ``"softmax"``, ``"sigmoid"`` or ``"tempered:T"`` (classification).
         pixel_mean, pixel_std: of the training pictures themselves, per channel, scaled to 0..1, whatever they are
             normalised by; empty: nobody looked.
     """

@@ -34,8 +34,8 @@ def check_range(name: str, value: float, low: float, high: float = math.inf, *, 
 def link_of(loss: nn.Module | None) -> Link:
     """What the logits under a loss become probabilities by, where an image has one label.
 
-    A loss says so by its ``link``, ``"softmax"`` or ``"sigmoid"``; one that does not is on softmax, but for torch's and
-    timm's binary cross entropy, which are known.
+    A loss says so by its ``link``, ``"softmax"``, ``"sigmoid"`` or ``"tempered:T"``; one that does not is on softmax,
+    but for torch's and timm's binary cross entropy, which are known.
 
     Example:
         >>> link_of(nn.CrossEntropyLoss()), link_of(nn.BCEWithLogitsLoss())
@@ -43,7 +43,8 @@ def link_of(loss: nn.Module | None) -> Link:
     """
     of_timm = type(loss).__module__.startswith("timm.loss.") and type(loss).__name__ in _TIMM_SIGMOID
     known = isinstance(loss, nn.BCEWithLogitsLoss) or of_timm
-    return "sigmoid" if getattr(loss, "link", "sigmoid" if known else "softmax") == "sigmoid" else "softmax"
+    said = getattr(loss, "link", None)
+    return said if isinstance(said, str) else "sigmoid" if known else "softmax"
 
 
 class Loss(nn.Module):

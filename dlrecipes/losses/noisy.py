@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dlrecipes.functional.links import Link, tempered_link
 from dlrecipes.functional.losses.noisy import bi_tempered_loss, generalized_cross_entropy, symmetric_cross_entropy
 from dlrecipes.functional.losses.reduce import Reduction
 from dlrecipes.losses.base import ClassLoss, check_range
@@ -97,6 +98,8 @@ class SymmetricCrossEntropyLoss(ClassLoss):
 class BiTemperedLoss(ClassLoss):
     """Bounded loss of a heavy-tailed softmax: ``dlrecipes.functional.losses.bi_tempered_loss``.
 
+    The network answers by that softmax, too: a task asks the loss for its ``link``.
+
     Args:
         t1: in 0..1; lower: more tightly bounded.
         t2: in 1..4; higher: heavier tails.
@@ -126,6 +129,11 @@ class BiTemperedLoss(ClassLoss):
         check_range("t1", t1, 0, 1)
         check_range("t2", t2, 1, 4)
         self.t1, self.t2 = t1, t2
+
+    @property
+    def link(self) -> Link:
+        """By which a task makes probabilities of the logits: the softmax of temperature ``t2``."""
+        return tempered_link(self.t2)
 
     def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Logits [B, C, ...], labels [B, ...] or probabilities [B, C, ...], weights [B] → loss."""

@@ -73,7 +73,7 @@ class DeployedModel(_Deployed):
 
     def _default_answer(self, outputs: Tensor) -> Tensor:
         if self.info.task == "classification":
-            return class_probabilities(outputs, "sigmoid" if self.info.link == "sigmoid" else "softmax")
+            return class_probabilities(outputs, self.info.link)
         if self.info.task == "multilabel":
             return outputs.sigmoid()
         # not len(outputs), which an export takes for a constant

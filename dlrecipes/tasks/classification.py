@@ -104,7 +104,7 @@ class ClassificationTask(ImageTask):
     def predictions(self, outputs: Tensor) -> Tensor:
         """Probabilities: with several labels a sigmoid each, with one what the loss was learning.
 
-        That is softmax, unless its ``link`` is ``"sigmoid"``, as that of ``BCELoss`` is: see
+        That is softmax, unless its ``link`` says otherwise, as those of ``BCELoss`` and ``BiTemperedLoss`` do: see
         ``dlrecipes.functional.links``.
         """
         logits = self.logits(outputs.float())

@@ -174,8 +174,9 @@ def check_second_stage(
         raise UserError(f"a second stage is for classifiers of one label an image, and this is for {info.task}")
     if info.link != "softmax":
         raise UserError(
-            f"a second stage makes logits for softmax, and {type(task.loss).__name__} was learning a sigmoid for each "
-            f"class: train with dlrecipes.losses.CrossEntropyLoss"
+            f"a second stage makes logits for softmax, and {type(task.loss).__name__} was learning "
+            f"{'a sigmoid for each class' if info.link == 'sigmoid' else 'another softmax, ' + info.link}: train with "
+            f"dlrecipes.losses.CrossEntropyLoss"
         )
     name, linear = last_linear(task.model)
     if type(linear) is not nn.Linear:

@@ -19,6 +19,14 @@ class Wrapped(nn.Module):
     link = "sigmoid"
 
 
+def logits_of(loss: nn.Module) -> torch.Tensor:
+    """Those of the frequencies, by the loss's own formula."""
+    inner = loss.loss if isinstance(loss, losses.ClassBalancedLoss) else loss
+    if isinstance(inner, losses.BiTemperedLoss):
+        return (FREQUENCIES.pow(1 - inner.t2) - 1) / (1 - inner.t2)  # the logarithm of that temperature
+    return FREQUENCIES.log() if link_of(loss) == "softmax" else FREQUENCIES.logit()
+
+
 @pytest.mark.parametrize(
     "loss",
     [
@@ -27,6 +35,9 @@ class Wrapped(nn.Module):
         losses.SigmoidFocalLoss(alpha=None, gamma=0.0),
         losses.AsymmetricLoss(gamma_neg=0.0, clip=0.0),
         losses.ClassBalancedLoss(losses.BCELoss(), class_weights=None),
+        losses.BiTemperedLoss(t1=0.8, t2=1.2),
+        losses.BiTemperedLoss(t1=1.0, t2=3.0),
+        losses.ClassBalancedLoss(losses.BiTemperedLoss(), class_weights=None),
         losses.ClassBalancedLoss(class_weights=None),
         nn.CrossEntropyLoss(),
         BinaryCrossEntropy(smoothing=0.0),
@@ -34,11 +45,10 @@ class Wrapped(nn.Module):
     ids=lambda loss: type(loss).__name__,
 )
 def test_the_best_constant_logits_are_the_frequencies(loss: nn.Module) -> None:
-    start = FREQUENCIES.log() if link_of(loss) == "softmax" else FREQUENCIES.logit()
-    logits = start.requires_grad_()
+    logits = logits_of(loss).requires_grad_()
     loss(logits.expand(len(LABELS), 3), LABELS).backward()
     assert logits.grad is not None
-    assert logits.grad.abs().max() < 1e-9  # convex, so this is the optimum
+    assert logits.grad.abs().max() < 1e-9  # convex in the probabilities, so this is the optimum
     torch.testing.assert_close(class_probabilities(logits, link_of(loss)), FREQUENCIES)
 
 
@@ -50,6 +60,9 @@ def test_the_best_constant_logits_are_the_frequencies(loss: nn.Module) -> None:
         (losses.DistributionBalancedLoss(), "sigmoid"),
         (losses.ClassBalancedLoss(losses.SigmoidFocalLoss()), "sigmoid"),
         (losses.LDAMLoss(), "softmax"),
+        (losses.BiTemperedLoss(t2=1.2), "tempered:1.2"),
+        (losses.BiTemperedLoss(t2=1.0), "softmax"),
+        (losses.ClassBalancedLoss(losses.BiTemperedLoss()), "tempered:1.2"),
         (nn.BCEWithLogitsLoss(), "sigmoid"),
         (Wrapped(), "sigmoid"),
         (None, "softmax"),

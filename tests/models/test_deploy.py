@@ -53,6 +53,13 @@ def test_a_network_trained_on_sigmoids_answers_by_them() -> None:
     assert torch.allclose(deployed(IMAGES).double(), each / each.sum(1, keepdim=True), atol=1e-6)
 
 
+def test_a_network_trained_on_a_tempered_softmax_answers_by_it() -> None:
+    deployed = deploy(ChannelMeans(), replace(INFO, link="tempered:2.0"))
+    p = deployed(IMAGES).double()
+    logits = seen(INFO.mean, INFO.std)
+    torch.testing.assert_close(1 / p - 1 / p[:, :1], logits[:, :1] - logits, atol=1e-4, rtol=0)  # p = 1 / (1 + λ - z)
+
+
 def test_the_networks_own_normalisation_goes_before_the_datas() -> None:
     own = ((0.5, 0.5, 0.5), (0.25, 0.5, 0.5))
     deployed = DeployedModel(ChannelMeans(own), INFO, answer=lambda outputs: outputs)

@@ -54,6 +54,11 @@ def mixer() -> tuple[nn.Module, DataInfo]:
     return MLPMixer("small", blocks=2), replace(INFO, task="multilabel")
 
 
+def tempered() -> tuple[nn.Module, DataInfo]:
+    """Its λ is found by Newton's method, step by step in the file."""
+    return TimmClassifier("test_resnet"), replace(INFO, link="tempered:1.4")
+
+
 def regressor() -> tuple[nn.Module, DataInfo]:
     return TimmClassifier("test_resnet"), REGRESSION
 
@@ -83,6 +88,8 @@ def answers(path: Path, images: Tensor) -> list[Tensor]:
         pytest.param(mixer, "onnx", marks=NEEDS_ONNX),
         (mixer, "torch"),
         (regressor, "torch"),
+        (tempered, "torch"),
+        pytest.param(tempered, "onnx", marks=NEEDS_ONNX),
         pytest.param(detector, "onnx", marks=NEEDS_ONNX),
         pytest.param(regressor, "onnx", marks=[NEEDS_ONNX, pytest.mark.slow]),
         pytest.param(detector, "torch", marks=pytest.mark.slow),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from toy_images import CLASSES, INFO, Net, ToyData, batch, fit, make_trainer
 
 from dlrecipes.errors import CheckpointError, UserError
-from dlrecipes.losses import BCELoss, ClassBalancedLoss, CrossEntropyLoss, FocalLoss, LDAMLoss
+from dlrecipes.losses import BCELoss, BiTemperedLoss, ClassBalancedLoss, CrossEntropyLoss, FocalLoss, LDAMLoss
 from dlrecipes.models import CifarResNet
 from dlrecipes.tasks import ClassificationTask
 
@@ -120,6 +120,19 @@ def test_one_label_under_a_sigmoid_loss_is_calibrated_at_its_optimum(loss: nn.Mo
     metrics = task.val_metrics.compute()
     assert metrics["ece"] == pytest.approx(0, abs=1e-6)
     assert metrics["nll"] == pytest.approx(-(frequencies * frequencies.log()).sum().item())
+
+
+def test_one_label_under_a_bi_tempered_loss_is_calibrated_at_its_optimum() -> None:
+    """The ordinary softmax of these logits would say .903."""
+    frequencies = torch.tensor([0.8, 0.2])
+    task = ClassificationTask(nn.Identity(), BiTemperedLoss(t2=1.5))
+    task.info = replace(
+        INFO["classification"], classes=("a", "b"), category_ids=(0, 1), class_counts=(8, 2), num_train=10
+    )
+    task.configure_model()
+    assert task.info.link == "tempered:1.5"
+    found = task.predictions(((frequencies**-0.5 - 1) / -0.5).expand(10, 2))
+    torch.testing.assert_close(found, frequencies.expand(10, 2))
 
 
 def test_validation_gives_probabilities_to_callbacks(trained: tuple) -> None:

@@ -11,7 +11,7 @@ from toy_images import INFO, Net, ToyData, ToyImages, fit, make_trainer
 
 from dlrecipes.errors import UserError
 from dlrecipes.imbalance import CosineLinear
-from dlrecipes.losses import BCELoss
+from dlrecipes.losses import BCELoss, BiTemperedLoss
 from dlrecipes.tasks import ClassificationTask, RegressionTask
 from dlrecipes.tasks.second_stage import Method, check_second_stage, second_stage
 from dlrecipes.tasks.stage_features import StageFeatures, read_features, split_features
@@ -198,6 +198,8 @@ def test_what_a_second_stage_is_not_for() -> None:
             check_second_stage(task, "crt")
     with pytest.raises(UserError, match="BCELoss was learning a sigmoid for each class"):
         check_second_stage(known(ClassificationTask(Net(), BCELoss())), "crt")
+    with pytest.raises(UserError, match=r"BiTemperedLoss was learning another softmax, tempered:1\.2: train with"):
+        check_second_stage(known(ClassificationTask(Net(), BiTemperedLoss())), "crt")
     with pytest.raises(UserError, match=r"the last layer of Headless \(net.head\) is a CosineLinear"):
         check_second_stage(known(ClassificationTask(Headless(CosineLinear(6, 3)))), "crt")
     unbiased = known(ClassificationTask(Headless(nn.Linear(6, 3, bias=False))))
