@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -16,24 +14,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
-import dlrecipes
-from dlrecipes.checkpoint_io import load_checkpoint_file
 from dlrecipes.contracts import DataInfo
-from dlrecipes.errors import CheckpointError, UserError
+from dlrecipes.errors import UserError
 from dlrecipes.models.initialise import initialise
 from dlrecipes.optim import default_lr, make_optimizer, parameter_groups, schedule_factor, warmup_length
-from dlrecipes.parts import build_part, construct, constructor_parameters, part_spec, unknown_args
-from dlrecipes.ranks import world_size
 from dlrecipes.tasks.compiling import COMPILE_MODES, CompiledNetwork, compile_for_training
-from dlrecipes.tasks.epoch_means import EpochMeans
+from dlrecipes.tasks.task_record import RECORD, rebuild_task, task_record
+from dlrecipes.tasks.training_log import TrainingLog
 
 __all__ = ["BaseTask", "check_batch"]
 
-_KEY = "dlrecipes"
 _NORMALISED = 5.0  # of 255; normalised images reach 2.7, and a whole batch is hardly as dark
 
 
-class BaseTask(L.LightningModule):
+class BaseTask(TrainingLog):
     """Base of the tasks. Override one hook per change: ``bind``, ``configure_loss``, ``configure_metrics``, ``step``,
     ``configure_optimizers``.
 
@@ -143,8 +137,6 @@ class BaseTask(L.LightningModule):
         # Lightning's own mean over ranks rounds the number of images of a rank down
         self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
         self.train_loss = MeanMetric(nan_strategy="disable")
-        self._epoch_means, self._step_sums = EpochMeans(), EpochMeans()
-        self._before_resume: dict[str, tuple[float, int]] = {}  # sum and weight of an epoch's steps before a resume
         self.register_buffer("_mean", torch.zeros(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.ones(3, 1, 1), persistent=False)
 
@@ -301,81 +293,15 @@ class BaseTask(L.LightningModule):
         else:
             nn.utils.clip_grad_norm_(trained, gradient_clip_val)
 
-    def log_each_step(self, name: str, mean: MeanMetric, value: Tensor, images: int) -> None:
-        """Log a step's value, and the epoch's mean over the images of all ranks, which wait for each other at its end.
-
-        Args:
-            name: such as ``"train/loss"``.
-            mean: an attribute of the task; with one rank Lightning's own is used, which takes less time.
-            value: scalar, the mean over this rank's batch.
-            images: in that batch.
-        """
-        self._step_sums.add({name: value}, images)
-        total, seen = self._before_resume.pop(name, (0.0, 0))
-        if world_size() == 1:
-            if seen:  # sum and weight apart, so that the mean is that of a run without the stop to the last bit
-                self.log(name, value.new_tensor(total), on_step=True, on_epoch=True, batch_size=1)
-                self.log(name, value.new_tensor(0.0), on_step=True, on_epoch=True, batch_size=seen - 1)
-            self.log(name, value, on_step=True, on_epoch=True, batch_size=images)
-            return
-        if seen and self.trainer.is_global_zero:  # they are of all ranks
-            mean.update(total / seen, seen)
-        mean(value.expand(images))  # each image counts: MeanMetric without its NaN check drops weights
-        self.log(name, mean, on_step=True, on_epoch=True)
-
-    def log_each_epoch(self, values: Mapping[str, Tensor], count: int) -> None:
-        """Log the epoch's means over all ranks, and nothing of a single step, which costs next to nothing then.
-
-        Args:
-            values: by names such as ``"train/accuracy"``: scalars, each the mean of this rank's batch. Batches and
-                ranks may have different ones.
-            count: of what each is the mean: images, or objects.
-        """
-        self._epoch_means.add(values, count)
-
-    def on_train_epoch_start(self) -> None:
-        """Begin the epoch's means."""
-        self._epoch_means.clear()
-        self._step_sums.clear()
-        self._before_resume = {}
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the epoch's means after its last step: callbacks that look at the epoch's end come before the task."""
-        if self.trainer.is_last_batch or 0 <= self.trainer.max_steps <= self.trainer.global_step:
-            self._log_epoch_means()
-
-    def on_train_epoch_end(self) -> None:
-        """Log them for an epoch that was cut off, and losses of one that was resumed after its last step."""
-        self._log_epoch_means()
-        for name, (total, seen) in self._before_resume.items():
-            self.log(name, total / seen, logger=False)
-            self.log(f"{name}_epoch", total / seen)
-        self._before_resume = {}
-
-    def _log_epoch_means(self) -> None:
-        # every rank has the same numbers: nothing to reduce
-        self.log_dict(self._epoch_means.take(), on_step=False, on_epoch=True, batch_size=1, rank_zero_only=False)
-
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild this task: classes, preprocessing, parts and versions, all primitives."""
-        checkpoint[_KEY] = {
-            "version": dlrecipes.__version__,
-            "torch": str(torch.__version__),
-            "task": part_spec(self),
-            "info": None if self.info is None else self.info.to_dict(),
-            "epoch_means": self._epoch_means.state(),
-            "step_sums": self._step_sums.state(),
-        }
+        checkpoint[RECORD] = task_record(self) | self.means_so_far()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the means of an epoch that was cut off; rank 0 adds up what all ranks had."""
-        record = checkpoint.get(_KEY, {})
-        self._before_resume = dict(record.get("step_sums", {}))
-        if getattr(rank_zero_only, "rank", 0) == 0:
-            self._epoch_means.load(record.get("epoch_means", {}))
-            self._step_sums.load(self._before_resume)
+        """Go on with the means of an epoch that was cut off."""
+        self.go_on_with_means(checkpoint.get(RECORD, {}))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # a file-like object cannot be named in an error
@@ -400,36 +326,7 @@ class BaseTask(L.LightningModule):
         Raises:
             CheckpointError: missing, damaged, not made by dlrecipes, or with a part that is not known here.
         """
-        name = str(checkpoint_path)
-        checkpoint = load_checkpoint_file(checkpoint_path, map_location=map_location or "cpu")
-        if _KEY not in checkpoint:
-            raise CheckpointError(
-                f"{name} was not made by a dlrecipes task: use --model.init {name} to take its weights"
-            )
-        record = checkpoint[_KEY]
-        known = constructor_parameters(cls)
-        unknown = [key for key in unknown_args(cls, record["task"]) if key not in parts]
-        if unknown:
-            raise CheckpointError(
-                f"{name} does not know {', '.join(unknown)} of {cls.__name__}: give {unknown[0]}= to "
-                f"load_from_checkpoint, or keep each argument as an attribute of the same name"
-            )
-        args = {key: value for key, value in record["task"]["init_args"].items() if key in known and key not in parts}
-        args = {
-            key: build_part(value) if isinstance(value, dict) and "class_path" in value else value
-            for key, value in args.items()
-        }
-        task = construct(cls, (args | {"init": None} if "init" in known else args) | parts)
-        if record["info"] is not None:
-            task.info = DataInfo.from_dict(record["info"])
-        task.configure_model()
-        for key, value in checkpoint["state_dict"].items():
-            _make_room(task, key, value)
-        try:
-            task.load_state_dict(checkpoint["state_dict"], strict=strict is not False)
-        except RuntimeError as error:
-            raise CheckpointError(f"{name} does not fit {cls.__name__}: {' '.join(str(error).split())}") from error
-        return task.to(map_location) if map_location is not None else task
+        return rebuild_task(cls, checkpoint_path, parts, map_location=map_location, strict=strict is not False)
 
 
 def check_batch(batch: object, kind: str) -> None:
@@ -452,12 +349,3 @@ def _check_kinds(model: object, optimizer: object, schedule: object) -> None:
     for name, value, like in (("optimizer", optimizer, "torch.optim.AdamW"), ("schedule", schedule, "my.schedule")):
         if not isinstance(value, str):
             raise ValueError(f"{name} is {value!r}: give its name or import path, such as '{like}'")
-
-
-def _make_room(task: nn.Module, name: str, value: Tensor) -> None:
-    """A buffer that was given as a tensor, such as class weights, is no primitive: only the weights know of it."""
-    owner, _, leaf = name.rpartition(".")
-    with suppress(AttributeError):  # no such part
-        part = task.get_submodule(owner)
-        if not name.startswith("model.") and getattr(part, leaf) is None:
-            setattr(part, leaf, torch.empty_like(value))

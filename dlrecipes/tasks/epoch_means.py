@@ -41,14 +41,11 @@ class EpochMeans:
 
     def take(self) -> dict[str, Tensor]:
         """The means over all ranks since the last call, the same on each; all have to ask."""
-        sums, self._sums = self._sums, {}
-        if world_size() == 1:
-            return {name: total / seen for name, (total, seen) in sums.items()}
-        ranks = gather_objects({name: (float(total), seen) for name, (total, seen) in sums.items()})
-        means = {}
-        for name in dict.fromkeys(name for found in ranks for name in found):
-            totals, seen = zip(*(found[name] for found in ranks if name in found), strict=True)
-            means[name] = torch.tensor(sum(totals) / sum(seen))
+        if world_size() == 1:  # tensors all the way: nothing waits for the device
+            means = {name: total / seen for name, (total, seen) in self._sums.items()}
+        else:
+            means = {name: torch.tensor(total / seen) for name, (total, seen) in self.state().items()}
+        self.clear()
         return means
 
     def state(self) -> dict[str, tuple[float, int]]:
