@@ -19,6 +19,7 @@ from dlrecipes.cli.options.presets import Choose, Requirement
 from dlrecipes.cli.options.remedies import remedy_table
 from dlrecipes.cli.options.switches import SWITCHES, Switch
 from dlrecipes.errors import DLRecipesError, NonFiniteError
+from dlrecipes.functional.words import say, visible
 
 __all__ = ["SWITCHES", "Option", "Recipe", "Switch", "TaskChoice", "train"]
 
@@ -141,7 +142,7 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
             raise
         if isinstance(error, NonFiniteError) and os.environ.get("LOCAL_RANK", "0") != "0":
             return 0  # every rank stops for it; rank 0 says so, and Lightning would kill it for another rank's code
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {visible(error)}", error=True)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -8,7 +8,7 @@ from typing import Any
 
 from dlrecipes.contracts import DataInfo, evaluation_side
 from dlrecipes.errors import UserError
-from dlrecipes.functional.words import counted
+from dlrecipes.functional.words import counted, in_markdown, visible
 from dlrecipes.runs.folder import RunFolder
 from dlrecipes.runs.metric_names import is_measured
 from dlrecipes.runs.report import split_facts
@@ -60,7 +60,7 @@ def write_model_card(
         "---",
         f"# {run.name}",
         "",
-        f"{model}, trained by `{recipe}` on {facts.get('date', 'an unknown date')}.",
+        f"{visible(model)}, trained by `{recipe}` on {facts.get('date', 'an unknown date')}.",
         "",
         *_data_lines(info, data),
         "",
@@ -90,7 +90,7 @@ def _data_lines(info: DataInfo, data: str) -> list[str]:
     images = counted(info.num_train, "training image")
     if info.task == "regression":
         lines = [
-            f"{data}: {images}, {counted(len(info.target_names), 'target')}, {_size(info)}.",
+            f"{visible(data)}: {images}, {counted(len(info.target_names), 'target')}, {_size(info)}.",
             "",
             "| target | mean in training | standard deviation |",
             "| --- | ---: | ---: |",
@@ -101,7 +101,7 @@ def _data_lines(info: DataInfo, data: str) -> list[str]:
         classes = counted(info.num_classes, "class", "classes")
         objects = f", {counted(sum(info.class_counts), 'training object')}" if info.task == "detection" else ""
         lines = [
-            f"{data}: {images}{objects}, {classes}, {_size(info)}.",
+            f"{visible(data)}: {images}{objects}, {classes}, {_size(info)}.",
             "",
             "| label | class | id in the data | in training |",
             "| ---: | --- | ---: | ---: |",
@@ -137,7 +137,7 @@ def _origin_lines(facts: Mapping[str, Any]) -> list[str]:
     versions: Mapping[str, Any] = facts.get("versions", {})
     return [
         "## How it was made",
-        f"- command: `{shlex.join(facts.get('command', []))}`",
+        f"- command: `{visible(shlex.join(facts.get('command', [])))}`",
         f"- seed: {facts.get('seed')}",
         f"- device: {facts.get('device')}",
         *([f"- git: {facts['git']}"] if facts.get("git") else []),
@@ -153,4 +153,4 @@ def _number(value: float) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", r"\|")
+    return in_markdown(text)

@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dlrecipes.contracts import DataInfo
-from dlrecipes.functional.words import counted
+from dlrecipes.functional.words import counted, visible
 from dlrecipes.runs.folder import RunFolder
 from dlrecipes.runs.metric_names import DETECTION_HEADLINE, format_value, summarise
 from dlrecipes.runs.metrics_csv import read_metrics
@@ -68,17 +69,17 @@ def final_block(
         of = f"  ({counted(facts['images'], 'image')})" if "images" in facts else ""
         console.print(f"test: {summary}{of}")
     if values and (blind := _blind_guess(info, facts.get("class_counts", {}))):
-        console.print(f"for comparison, {blind}", markup=False)
+        console.print(visible(f"for comparison, {blind}"), markup=False)
     table = _class_table(values, split, info, facts.get("class_counts", {}))
     if table is not None:
         console.print(table)
     print_verdicts(read_verdicts(run), console)
     console.print("files:")
     for path, what in _files(run):
-        console.print(f"  {path}  {what}", markup=False)
+        console.print(visible(f"  {path}  {what}"), markup=False)
     console.print("next:")
     for command in _commands(run, resume_command, sync_command):
-        console.print(f"  {command}", markup=False)
+        console.print(visible(f"  {command}"), markup=False)
 
 
 def _blind_guess(info: DataInfo, measured_on: Mapping[str, int]) -> str:
@@ -147,9 +148,9 @@ def _class_table(
         table.add_column(f"in {split}", justify="right")
     for name, known, value in found:
         numbers = [str(measured_on.get(name, ""))] if measured_on else []
-        table.add_row(name.replace("[", r"\["), known, format_value(value), *numbers)
+        table.add_row(Text(visible(name)), known, format_value(value), *numbers)
     for name, known in absent if len(found) <= _MANY_CLASSES else []:
-        table.add_row(name.replace("[", r"\["), known, "-", "0")
+        table.add_row(Text(visible(name)), known, "-", "0")
     return table
 
 

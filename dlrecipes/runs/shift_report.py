@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dlrecipes.functional.words import in_markdown, visible
 from dlrecipes.runs.pictures.curves import new_figure, save_figure
 from dlrecipes.runs.pictures.tiles import draw_image_tile, save_grid
 from dlrecipes.shift.harm import HARM_CAVEAT
@@ -177,11 +178,16 @@ class ShiftResults:
 
     def _markdown(self) -> str:
         verdict = self.report.verdict
-        lines = ["# Is the new data different?", "", f"**{verdict.title}**: {verdict.evidence}", ""]
-        lines += [f"Reference: `{self.reference}`  ", f"New: `{self.new}`", ""]
+        lines = [
+            "# Is the new data different?",
+            "",
+            f"**{in_markdown(verdict.title)}**: {in_markdown(verdict.evidence)}",
+            "",
+        ]
+        lines += [f"Reference: {in_markdown(self.reference)}  ", f"New: {in_markdown(self.new)}", ""]
         lines += ["| test | p | effect |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in self.rows()), ""]
         for heading, sentences in self._sections():
-            lines += [f"## {heading}", "", *(f"- {sentence}" for sentence in sentences), ""]
+            lines += [f"## {heading}", "", *(f"- {in_markdown(sentence)}" for sentence in sentences), ""]
         for heading, picture in self.pictures:
             lines += [f"## {heading}", "", f"![{heading}]({picture.name})", ""]
         return "\n".join(lines)
@@ -189,21 +195,21 @@ class ShiftResults:
     def _html(self) -> str:
         verdict = self.report.verdict
         head = "".join(f"<th>{name}</th>" for name in ("test", "p", "effect"))
-        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows())
+        body = "".join(f"<tr>{''.join(f'<td>{_html(cell)}</td>' for cell in row)}</tr>" for row in self.rows())
         parts = [
             "<h1>Is the new data different?</h1>",
-            f'<p><strong class="{verdict.level}">{escape(verdict.title)}</strong>: {escape(verdict.evidence)}</p>',
-            f"<p>Reference: <code>{escape(self.reference)}</code><br>New: <code>{escape(self.new)}</code></p>",
+            f'<p><strong class="{verdict.level}">{_html(verdict.title)}</strong>: {_html(verdict.evidence)}</p>',
+            f"<p>Reference: <code>{_html(self.reference)}</code><br>New: <code>{_html(self.new)}</code></p>",
             f"<table><tr>{head}</tr>{body}</table>",
         ]
         for heading, sentences in self._sections():
-            items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-            parts.append(f"<h2>{escape(heading)}</h2><ul>{items}</ul>")
+            items = "".join(f"<li>{_html(sentence)}</li>" for sentence in sentences)
+            parts.append(f"<h2>{_html(heading)}</h2><ul>{items}</ul>")
         for heading, picture in self.pictures:
             data = base64.b64encode(picture.read_bytes()).decode()
-            image = f'<img alt="{escape(heading)}" src="data:image/png;base64,{data}">'
-            parts.append(f"<h2>{escape(heading)}</h2><p>{image}</p>")
-        title = f"<title>{escape(verdict.title)}</title>"
+            image = f'<img alt="{_html(heading)}" src="data:image/png;base64,{data}">'
+            parts.append(f"<h2>{_html(heading)}</h2><p>{image}</p>")
+        title = f"<title>{_html(verdict.title)}</title>"
         return (
             f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{title}<style>{_STYLE}</style></head>\n'
             f"<body>{chr(10).join(parts)}</body></html>\n"
@@ -214,6 +220,10 @@ _METHOD = (
     "The verdict rests on KS (each property and component, Bonferroni) and MMD (permutations), at half the level "
     "{alpha:g} each; the other tests explain and have no part in it."
 )
+
+
+def _html(text: str) -> str:
+    return escape(visible(text))
 
 
 def _p(value: float) -> str:

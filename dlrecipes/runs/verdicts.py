@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dlrecipes.contracts import Verdict
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import visible
 from dlrecipes.runs.folder import RunFolder
 
 __all__ = ["gather_verdicts", "print_verdicts", "read_verdicts", "write_verdicts"]
@@ -81,4 +82,4 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
     for verdict in grave:
         console.print(f"  {verdict.level.ljust(7)}", style=_STYLE[verdict.level], end="  ")
         advice = f" {verdict.advice}" if verdict.advice else ""
-        console.print(f"{verdict.source}: {verdict.title}: {verdict.evidence}{advice}", markup=False)
+        console.print(visible(f"{verdict.source}: {verdict.title}: {verdict.evidence}{advice}"), markup=False)

@@ -178,3 +178,17 @@ def test_a_classification_card_speaks_of_images(run):
     assert "`d`: 100 training images, 2 classes, evaluated at 32 × 32 pixels, the central square of an" in card
     assert "whose shorter side is 36 (Pillow's BICUBIC)." in card  # 36.57, which evaluation rounds down
     assert "objects" not in card
+
+
+def test_names_of_strangers_are_only_text(run, info):
+    evil = "\x1b[2J[/red]cat<img src=x>"
+    log(run)
+    test = {"test/map": 0.5, f"test/map_class/{evil}": 0.5}
+    strange = replace(info, classes=(evil, *info.classes[1:]))
+    text = text_of(run, strange, test=test, resume_command="python \x1b]0;x\x07.py --resume X")
+    assert "\x1b" not in text
+    assert "\\x1b[2J[/red]cat" in text
+    write_model_card(run, strange, model="DETR", data="`d`", metrics=test, recipe="train_detr.py")
+    card = run.model_card.read_text(encoding="utf-8")
+    assert "\x1b" not in card
+    assert "<img" not in card

@@ -12,7 +12,7 @@ from dlrecipes.contracts import Verdict
 from dlrecipes.errors import UserError
 from dlrecipes.functional.fit_curves import Curves, measured, slashed
 from dlrecipes.functional.fit_rules import RULES, diagnose
-from dlrecipes.functional.words import counted
+from dlrecipes.functional.words import counted, say
 from dlrecipes.runs import RunFolder, read_metrics
 
 __all__ = ["examine"]
@@ -46,13 +46,13 @@ def examine(
     if not len(curves):
         raise UserError(f"'{file}' holds no epoch with train/loss: train for an epoch first.")
     judged = f", judged by {curves.score_name}" if curves.score_name else ""
-    print(f"{file}: {counted(len(curves), 'epoch')}, {len(measured(curves.val_loss)[0])} validated{judged}")
+    say(f"{file}: {counted(len(curves), 'epoch')}, {len(measured(curves.val_loss)[0])} validated{judged}")
     if everything:
         found = [verdict for rule in RULES if (verdict := rule(curves)) is not None]
     else:
         found = [verdict for verdict in [diagnose(curves)] if verdict is not None]
     for verdict in found:
-        print(verdict)
+        say(verdict)
     if not found:
         few = np.isfinite(curves.val_loss).sum() < 5
         print(

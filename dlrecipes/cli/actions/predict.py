@@ -20,6 +20,7 @@ from dlrecipes.cli.environment import import_from_here
 from dlrecipes.data.audit.pixel_check import PixelCheck
 from dlrecipes.data.loading.predict import check_images, find_images
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import say
 from dlrecipes.parts import import_object
 from dlrecipes.runs.folder import RunFolder
 from dlrecipes.shift.features import penultimate
@@ -82,9 +83,9 @@ def predict(
             lines = write_labels(found, task.info, threshold, folder, with_ood=scorer is not None)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): give another --output.") from error
-    print(f"{lines[0]} ({checkpoint})", *lines[1:], sep="\n")
+    say(f"{lines[0]} ({checkpoint})", *lines[1:])
     if advice := pixels.advice():
-        print(f"advice: {advice}")
+        say(f"advice: {advice}")
     return folder
 
 

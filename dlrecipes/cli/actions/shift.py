@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -24,6 +25,7 @@ from dlrecipes.data import ClassificationData
 from dlrecipes.data.formats.image_source import ImageTable
 from dlrecipes.data.loading.image_dataset import ImageDataset, unchanged
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import say, visible
 from dlrecipes.runs.shift_report import (
     Distribution,
     ShiftPicture,
@@ -274,17 +276,17 @@ def _folder(output: str | Path | None, run: str | Path | None) -> Path:
 
 
 def _print(results: ShiftResults, html: Path) -> None:
-    print(results.report)
-    table = Table(title=f"{results.new} against {results.reference}")
+    say(results.report)
+    table = Table(title=Text(visible(f"{results.new} against {results.reference}")))
     for name in ("test", "p", "effect"):
         table.add_column(name, justify="left" if name == "test" else "right")
     for row in results.rows():
         table.add_row(*row)
     Console().print(table)
     for culprit in results.report.culprits[:5]:
-        print(f"moved: {culprit.kind}: {culprit}")
+        say(f"moved: {culprit.kind}: {culprit}")
     for note in results.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     for step in results.steps:
-        print(f"next: {step}")
-    print(f"  {html}")
+        say(f"next: {step}")
+    say(f"  {html}")

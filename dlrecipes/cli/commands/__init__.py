@@ -17,6 +17,7 @@ import dlrecipes
 from dlrecipes.cli.environment import flush_output, reader_is_gone
 from dlrecipes.cli.options.arguments import suggest
 from dlrecipes.errors import DLRecipesError, UserError
+from dlrecipes.functional.words import say, visible
 
 __all__ = ["COMMANDS", "main"]
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DLRecipesError as error:
         if "--debug" in argv:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {visible(error)}", error=True)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

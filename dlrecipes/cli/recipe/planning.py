@@ -13,7 +13,7 @@ from dlrecipes.cli.options.parser import RecipeCLI
 from dlrecipes.cli.recipe.epochs import estimate_epochs, planned_devices, steps_an_epoch
 from dlrecipes.cli.recipe.overfit import FewImages, OverfitCheck, overfit_trainer
 from dlrecipes.errors import DLRecipesError, UserError
-from dlrecipes.functional.words import counted
+from dlrecipes.functional.words import counted, say
 from dlrecipes.tasks import BaseTask
 from dlrecipes.trainer import uses_cuda
 
@@ -48,7 +48,7 @@ def plan(cli: RecipeCLI, arguments: Arguments) -> OverfitCheck | None:
         said.append(f"{counted(info.num_train, 'image')} to train on")
     if said and arguments.resume is None and getattr(rank_zero_only, "rank", 0) == 0:
         text = "; ".join(said)
-        print(f"{text[0].upper()}{text[1:]}.", flush=True)
+        say(f"{text[0].upper()}{text[1:]}.")
     return check
 
 

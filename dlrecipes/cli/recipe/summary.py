@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from dlrecipes.functional.words import counted
+from dlrecipes.functional.words import counted, say
 from dlrecipes.runs.folder import RunFolder
 
 __all__ = ["StartSummary", "describe_devices", "describe_model"]
@@ -47,7 +47,7 @@ class StartSummary(Callback):
             return
         datamodule: Any = getattr(trainer, "datamodule", None)
         for note in getattr(datamodule, "notes", ()):
-            print(note)
+            say(note)
         print(f"model      {describe_model(pl_module)}")
         normalisation = getattr(getattr(pl_module, "model", None), "normalisation", None)
         if normalisation is not None:
@@ -56,7 +56,7 @@ class StartSummary(Callback):
         print(f"devices    {describe_devices(trainer)}, precision {trainer.precision}, seed {self.seed}")
         print(f"batch      {_describe_batch(trainer, datamodule)}")
         print(f"steps      {_describe_steps(trainer, self.steps_needed)}")
-        print(f"run        {self.folder.path}")
+        say(f"run        {self.folder.path}")
         if self.tracking:
             print(f"tracking   {self.tracking}")
         if self.resumed_from is not None:

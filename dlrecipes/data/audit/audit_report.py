@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from dlrecipes.data.audit.report_print import PrintedReport, class_table, grouped, make_table, remarks
+from dlrecipes.data.audit.report_print import PrintedReport, class_table, foreign, grouped, make_table, remarks
 from dlrecipes.data.formats.records import DetectionRecord, DetectionSource, Finding, box_areas
 from dlrecipes.functional.words import counted
 
@@ -108,9 +108,8 @@ class AuditReport(PrintedReport):
 
     def parts(self) -> Iterable[Table | Text]:
         source = self.source
-        yield Text(
-            f"Data: {source.root} ({source.format}, {counted(len(source.classes), 'class', 'classes')})", style="bold"
-        )
+        classes = counted(len(source.classes), "class", "classes")
+        yield foreign(f"Data: {source.root} ({source.format}, {classes})", "bold")
         counts = {name: stats.class_counts for name, stats in self._rows().items()}
         for table in (
             self._split_table(),
@@ -127,13 +126,13 @@ class AuditReport(PrintedReport):
     def _split_table(self) -> Table:
         table = make_table("split", "images", "without objects", "boxes", "crowd", "most in one image")
         for name, s in self._rows().items():
-            table.add_row(name, *map(str, (s.images, s.empty_images, s.objects, s.crowd, s.max_objects)))
+            table.add_row(foreign(name), *map(str, (s.images, s.empty_images, s.objects, s.crowd, s.max_objects)))
         return table
 
     def _size_table(self) -> Table:
         table = make_table(f"box size / {self.stride} px", *SIZE_BINS)
         for name, s in self._rows().items():
-            table.add_row(name, *map(str, s.size_counts))
+            table.add_row(foreign(name), *map(str, s.size_counts))
         return table
 
 

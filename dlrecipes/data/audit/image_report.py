@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from dlrecipes.data.audit.report_print import PrintedReport, class_table, grouped, make_table, remarks
+from dlrecipes.data.audit.report_print import PrintedReport, class_table, foreign, grouped, make_table, remarks
 from dlrecipes.data.formats.image_source import ImageSource, ImageTable
 from dlrecipes.data.formats.records import Finding
 
@@ -140,7 +140,7 @@ class ImageAuditReport(PrintedReport):
         count = len(source.classes or source.target_names)
         wide = f"{count} {'class' if source.classes else 'target'}"
         wide += ("es" if source.classes else "s") * (count != 1)
-        yield Text(f"Data: {source.root} ({source.format}, {source.task}, {wide})", style="bold")
+        yield foreign(f"Data: {source.root} ({source.format}, {source.task}, {wide})", "bold")
         yield from (Text(), self._split_table(), Text())
         if source.classes:
             counts = {name: stats.class_counts for name, stats in self.splits.items()}
@@ -158,7 +158,7 @@ class ImageAuditReport(PrintedReport):
         table = make_table("split", "images", *unlabelled, "smallest", "median", "largest")
         for name, s in self.splits.items():
             sizes = (f"{width}x{height}" for height, width in (s.smallest, s.median, s.largest))
-            table.add_row(name, str(s.images), *([str(s.unlabelled)] if unlabelled else []), *sizes)
+            table.add_row(foreign(name), str(s.images), *([str(s.unlabelled)] if unlabelled else []), *sizes)
         return table
 
     def _target_table(self) -> Table:
@@ -166,5 +166,7 @@ class ImageAuditReport(PrintedReport):
         for target in self.source.target_names:
             for name, stats in self.splits.items():
                 t = stats.targets[target]
-                table.add_row(Text(target), name, *(f"{v:.4g}" for v in (t.mean, t.std, t.minimum, t.maximum)))
+                table.add_row(
+                    foreign(target), foreign(name), *(f"{v:.4g}" for v in (t.mean, t.std, t.minimum, t.maximum))
+                )
         return table

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dlrecipes.data.formats.records import Finding
+from dlrecipes.functional.words import visible
 
-__all__ = ["PrintedReport", "class_table", "grouped", "make_table", "remarks"]
+__all__ = ["PrintedReport", "class_table", "foreign", "grouped", "make_table", "remarks"]
 
 _WIDTH = 100
 _EXAMPLES = 5
@@ -47,12 +48,17 @@ class PrintedReport:
         return text.getvalue()
 
 
+def foreign(text: object, style: str = "") -> Text:
+    """Text with names out of the data in it: none of their characters acts, and no bracket is markup."""
+    return Text(visible(text), style=style, overflow="fold")
+
+
 def make_table(first: str, *others: str) -> Table:
     """An empty table: the first column is text, the others are numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(first, overflow="fold")
     for name in others:
-        table.add_column(name, justify="right")
+        table.add_column(foreign(name), justify="right")
     return table
 
 
@@ -74,7 +80,7 @@ def class_table(title: str, classes: Sequence[str], counts: Mapping[str, Sequenc
             rest = order[half:-half]
             sums = [sum(column[i] for i in rest) for column in columns]
             table.add_row(f"({len(rest)} classes between)", *map(str, sums))
-        table.add_row(Text(classes[k]), *(str(column[k]) for column in columns))
+        table.add_row(foreign(classes[k]), *(str(column[k]) for column in columns))
     return table
 
 
@@ -90,10 +96,10 @@ def remarks(findings: Sequence[Finding], warnings: Sequence[str], notes: Sequenc
     """What was found, counted with examples; warnings; notes; or the word that all is well."""
     for kind, found in grouped(findings).items():
         yield Text(f"{len(found)} x {kind}", style="yellow")
-        yield from (Text(f"    {f}", overflow="fold") for f in found[:_EXAMPLES])
+        yield from (foreign(f"    {f}") for f in found[:_EXAMPLES])
         if len(found) > _EXAMPLES:
             yield Text(f"    ... and {len(found) - _EXAMPLES} more")
-    yield from (Text(f"Warning: {w}", style="yellow", overflow="fold") for w in warnings)
-    yield from (Text(f"Note: {n}", overflow="fold") for n in notes)
+    yield from (foreign(f"Warning: {w}", "yellow") for w in warnings)
+    yield from (foreign(f"Note: {n}") for n in notes)
     if not findings and not warnings:
         yield Text("No problems found.", style="green")

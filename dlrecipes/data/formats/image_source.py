@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrecipes.data.formats.records import Finding
+from dlrecipes.functional.words import visible
 
 __all__ = ["ImageFiles", "ImageSource", "ImageTable"]
 
@@ -74,3 +75,8 @@ class ImageSource:
     target_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     problems: tuple[Finding, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        # Names go to terminals, tables and files: what is in them is to be seen, and to do nothing.
+        object.__setattr__(self, "classes", tuple(map(visible, self.classes)))
+        object.__setattr__(self, "target_names", tuple(map(visible, self.target_names)))

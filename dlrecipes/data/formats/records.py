@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrecipes.functional.words import visible
+
 __all__ = ["DetectionRecord", "DetectionSource", "Finding", "box_areas", "make_record"]
 
 
@@ -98,6 +100,10 @@ class DetectionSource:
     category_ids: tuple[int, ...]
     notes: tuple[str, ...] = ()
     problems: tuple[Finding, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        # Names go to terminals, tables and files: what is in them is to be seen, and to do nothing.
+        object.__setattr__(self, "classes", tuple(map(visible, self.classes)))
 
 
 def box_areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,38 @@
+"""Names of strangers in tables and sentences about data."""
+
+import numpy as np
+from PIL import Image
+
+from dlrecipes.data.audit.check import check_data
+
+ESCAPES = "\x1b[2J[/red]cat"
+
+
+def _picture(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_folders_and_files_named_by_strangers_are_only_text(tmp_path, capsys):
+    for k in range(3):
+        _picture(tmp_path / "data" / ESCAPES / f"a{k}.png", k)
+        _picture(tmp_path / "data" / "dog\nNo problems found." / f"\x1b]0;x\x07{k}.png", 10 + k)
+    (tmp_path / "data" / ESCAPES / "b.png").write_bytes((tmp_path / "data" / ESCAPES / "a0.png").read_bytes())
+    assert check_data(tmp_path / "data", json_file=tmp_path / "report.json") == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+    assert "\\x1b[2J[/red]cat" in out
+    assert "dog\\nNo problems found." in out
+    assert "\\\\x1b" not in out  # not escaped twice
+
+
+def test_splits_named_by_strangers_are_no_markup(tmp_path, capsys):
+    lines = ["image,label,split"]
+    for k in range(6):
+        _picture(tmp_path / f"{k}.png", k)
+        lines.append(f"{k}.png,{'ab'[k % 2]},{'train' if k < 4 else '[/red]'}")
+    (tmp_path / "data.csv").write_text("\n".join(lines) + "\n")
+    assert check_data(tmp_path / "data.csv") == 0
+    assert "[/red]" in capsys.readouterr().out
