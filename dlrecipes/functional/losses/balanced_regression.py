@@ -6,19 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlrecipes.functional.losses.reduce import check_same_shape, reduce_loss, upcast
+from dlrecipes.functional.losses.reduce import prepare_pair, reduce_loss
 
 __all__ = ["balanced_mse_loss", "gai_loss"]
 
 
 def _prepare(input: Tensor, target: Tensor, noise: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
     """Input, target and the noise's variance in the dtype to compute in."""
-    check_same_shape(input, target, ("input", "target"))
+    input, target = prepare_pair(input, target)
     if input.dim() != 2:
         raise ValueError(f"input has shape {list(input.shape)}: [batch, targets] is needed")
-    input = upcast(input)
     sigma = noise.to(input) if isinstance(noise, Tensor) else input.new_full((), noise)  # without a copy from the host
-    return input, target.detach().to(input.dtype), sigma.square()
+    return input, target, sigma.square()
 
 
 def balanced_mse_loss(

@@ -14,18 +14,17 @@ import torch
 from torch import Tensor
 
 from dlrecipes.functional.boxes import NO_AREA, box_giou, box_iou
-from dlrecipes.functional.losses.reduce import check_same_shape, reduce_loss, upcast
+from dlrecipes.functional.losses.reduce import prepare_pair, reduce_loss
 
 __all__ = ["ciou_loss", "diou_loss", "giou_loss", "iou_loss"]
 
 
 def _prepare(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both in the dtype to compute in."""
-    check_same_shape(input, target, ("input", "target"))
+    input, target = prepare_pair(input, target)
     if input.shape[-1:] != (4,):
         raise ValueError(f"input has shape {list(input.shape)}: boxes are [..., 4], (x1, y1, x2, y2)")
-    input = upcast(input)
-    return input, target.detach().to(input.dtype)
+    return input, target
 
 
 def _span(input: Tensor, target: Tensor) -> Tensor:

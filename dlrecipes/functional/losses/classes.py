@@ -19,6 +19,7 @@ __all__ = [
     "prepare_class_weight",
     "prepare_classes",
     "reduce_classes",
+    "reduce_costs",
 ]
 
 # In all of them the classes are axis 1 of the logits, [B, C, ...], as in torch.
@@ -130,8 +131,30 @@ def reduce_classes(
         index = torch.where(targets != ignore_index, targets, 0).unsqueeze(1)
         mass = _label_mass(logits, targets, weight, ignore_index)
         return reduce_loss(cost(log_p.gather(1, index).squeeze(1)) * mass, reduction, sample_weight, mass=mass)
-    weighted = as_distribution(logits, targets, label_smoothing=label_smoothing, ignore_index=ignore_index)
+    return reduce_costs(
+        cost(log_p),
+        targets,
+        weight=weight,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        sample_weight=sample_weight,
+        reduction=reduction,
+    )
+
+
+def reduce_costs(
+    costs: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    sample_weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Reduce what each class would cost if it were the label, [B, C, ...], by the target distribution."""
+    y = as_distribution(costs, targets, label_smoothing=label_smoothing, ignore_index=ignore_index)
     if weight is not None:
-        weighted = weighted * along_classes(weight, logits)
-    loss = (weighted * cost(log_p)).sum(1)
-    return reduce_loss(loss, reduction, sample_weight, mass=class_mass(logits, targets, weight, ignore_index))
+        y = y * along_classes(weight, costs)
+    mass = class_mass(costs, targets, weight, ignore_index)
+    return reduce_loss((y * costs).sum(1), reduction, sample_weight, mass=mass)

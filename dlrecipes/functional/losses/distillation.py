@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlrecipes.functional.losses.longtail import post_hoc_logit_adjustment
-from dlrecipes.functional.losses.reduce import check_same_shape, reduce_loss, upcast
+from dlrecipes.functional.losses.reduce import check_same_shape, prepare_pair, reduce_loss, upcast
 
 __all__ = ["distillation_loss", "head_to_tail_distillation_loss", "teacher_trust"]
 
@@ -49,12 +49,11 @@ def distillation_loss(
     """
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}: use a number above 0")
-    check_same_shape(logits, target, ("logits", "target"))
+    logits, target = prepare_pair(logits, target, ("logits", "target"))
     if logits.dim() < 2:
         raise ValueError(f"logits has shape {list(logits.shape)}: [batch, classes, ...] is needed")
-    logits = upcast(logits)
     log_q = F.log_softmax(logits / temperature, dim=1)
-    log_p = F.log_softmax(target.detach().to(logits.dtype) / temperature, dim=1)
+    log_p = F.log_softmax(target / temperature, dim=1)
     divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
     return reduce_loss(temperature**2 * divergence, reduction, sample_weight)
 

@@ -10,14 +10,12 @@ from torch import Tensor
 
 from dlrecipes.functional.losses.classes import (
     along_classes,
-    as_distribution,
-    class_mass,
     per_class,
     prepare_class_weight,
     prepare_classes,
+    reduce_costs,
 )
 from dlrecipes.functional.losses.classification import cross_entropy
-from dlrecipes.functional.losses.reduce import reduce_loss
 
 __all__ = ["ldam_loss", "ldam_margins", "seesaw_loss"]
 
@@ -91,7 +89,7 @@ def ldam_loss(
     logits, targets = prepare_classes(logits, targets)
     margins = along_classes(ldam_margins(per_class("counts", counts, logits), max_margin), logits)
     costs = F.softplus(_log_sum_of_others(scale * logits) - scale * (logits - margins))
-    return _reduce_costs(
+    return reduce_costs(
         costs,
         targets,
         weight=prepare_class_weight(weight, logits),
@@ -112,25 +110,6 @@ def _log_sum_of_others(logits: Tensor) -> Tensor:
     others = torch.logsumexp(logits, 1, keepdim=True) + torch.log1p(-p)
     without = logits.masked_fill(is_largest, torch.finfo(logits.dtype).min)
     return torch.where(is_largest, torch.logsumexp(without, 1, keepdim=True), others)
-
-
-def _reduce_costs(
-    costs: Tensor,
-    targets: Tensor,
-    *,
-    weight: Tensor | None,
-    label_smoothing: float,
-    ignore_index: int,
-    sample_weight: Tensor | None,
-    reduction: str,
-) -> Tensor:
-    """Reduce what each class would cost if it were the label, [B, C, ...], by the target distribution."""
-    y = as_distribution(costs, targets, label_smoothing=label_smoothing, ignore_index=ignore_index)
-    if weight is not None:
-        y = y * along_classes(weight, costs)
-    return reduce_loss(
-        (y * costs).sum(1), reduction, sample_weight, mass=class_mass(costs, targets, weight, ignore_index)
-    )
 
 
 def seesaw_loss(
@@ -186,7 +165,7 @@ def seesaw_loss(
     if targets.is_floating_point() or label_smoothing:
         log_s = q * (log_p.unsqueeze(-2) - floor.unsqueeze(-1)).relu() - p * (log_n[:, None] - log_n).relu()
         costs = torch.logsumexp(z.unsqueeze(-2) + log_s, -1) - z
-        return _reduce_costs(
+        return reduce_costs(
             costs.movedim(-1, 1),
             targets,
             weight=None,

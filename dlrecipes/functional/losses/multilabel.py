@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlrecipes.functional.losses.reduce import check_same_shape, reduce_loss, safe_pow, upcast
+from dlrecipes.functional.losses.reduce import prepare_pair, reduce_loss, safe_pow
 
 __all__ = ["distribution_balanced_loss", "rebalanced_weights"]
 
@@ -92,13 +92,12 @@ def distribution_balanced_loss(
         >>> distribution_balanced_loss(logits, targets, counts, 100, reduction="none")
         tensor([[0.1732, 0.0786]])
     """
-    logits, targets = upcast(logits), targets.detach()
-    check_same_shape(logits, targets, ("logits", "targets"))
+    logits, targets = prepare_pair(logits, targets, ("logits", "targets"))
     if logits.dim() != 2 or counts.shape != logits.shape[1:2]:
         raise ValueError(
             f"counts has shape {list(counts.shape)}: give one number a class of logits {list(logits.shape)}"
         )
-    targets, counts = targets.to(logits.dtype), counts.to(logits).clamp(min=1, max=max(total - 1, 1))
+    counts = counts.to(logits).clamp(min=1, max=max(total - 1, 1))
     weight = rebalanced_weights(targets, counts, alpha=alpha, beta=beta, mu=mu)
     shift = kappa / negative_scale * (max(total, 2) / counts - 1).log()
     positive_logit = logits - shift

@@ -11,16 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlrecipes.functional.losses.reduce import check_same_shape, safe_pow, upcast
+from dlrecipes.functional.losses.reduce import prepare_pair, safe_pow
 
 __all__ = ["ia_bce_loss", "mal_loss", "varifocal_loss"]
-
-
-def _prepare(logits: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the dtype to compute in."""
-    check_same_shape(logits, quality, ("logits", "quality"))
-    logits = upcast(logits)
-    return logits, quality.detach().to(logits.dtype)
 
 
 def varifocal_loss(logits: Tensor, quality: Tensor, *, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
@@ -44,7 +37,7 @@ def varifocal_loss(logits: Tensor, quality: Tensor, *, alpha: float = 0.75, gamm
         >>> varifocal_loss(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0]))
         tensor([0.6931, 0.1300])
     """
-    logits, quality = _prepare(logits, quality)
+    logits, quality = prepare_pair(logits, quality, ("logits", "quality"))
     weight = torch.where(quality > 0, quality, alpha * logits.sigmoid().pow(gamma))
     return weight * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
 
@@ -73,7 +66,7 @@ def mal_loss(logits: Tensor, quality: Tensor, *, gamma: float = 1.5) -> Tensor:
         >>> mal_loss(torch.tensor([0.0, 2.0, 0.0]), torch.tensor([1.0, 0.25, 0.0]))
         tensor([0.6931, 1.8769, 0.2451])
     """
-    logits, quality = _prepare(logits, quality)
+    logits, quality = prepare_pair(logits, quality, ("logits", "quality"))
     positive = quality > 0
     target = torch.where(positive, quality.pow(gamma), 0.0)  # 0 ** 0 is 1
     weight = torch.where(positive, 1.0, safe_pow(logits.sigmoid(), gamma))
@@ -103,7 +96,7 @@ def ia_bce_loss(logits: Tensor, quality: Tensor, *, alpha: float = 0.25, gamma: 
         >>> ia_bce_loss(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0]))
         tensor([0.6931, 0.1733])
     """
-    logits, quality = _prepare(logits, quality)
+    logits, quality = prepare_pair(logits, quality, ("logits", "quality"))
     p = logits.sigmoid()
     positive = quality > 0
     target = torch.where(positive, p.detach().pow(alpha) * quality.pow(1 - alpha), 0.0)

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-__all__ = ["Reduction", "check_reduction", "check_same_shape", "reduce_loss", "safe_pow", "upcast"]
+__all__ = ["Reduction", "check_reduction", "check_same_shape", "prepare_pair", "reduce_loss", "safe_pow", "upcast"]
 
 Reduction = Literal["none", "mean", "sum"]
 
@@ -41,6 +41,21 @@ def check_same_shape(first: Tensor, second: Tensor, names: tuple[str, str]) -> N
         raise ValueError(
             f"{names[1]} has shape {list(second.shape)}, but {names[0]} has {list(first.shape)}: they must be the same"
         )
+
+
+def prepare_pair(input: Tensor, target: Tensor, names: tuple[str, str] = ("input", "target")) -> tuple[Tensor, Tensor]:
+    """Both in the dtype to compute in, float32 or wider; no gradient flows into the target.
+
+    Raises:
+        ValueError: shapes that differ, by the arguments' names.
+
+    Example:
+        >>> [x.dtype for x in prepare_pair(torch.zeros(2, dtype=torch.bfloat16), torch.zeros(2, dtype=torch.int64))]
+        [torch.float32, torch.float32]
+    """
+    check_same_shape(input, target, names)
+    input = upcast(input)
+    return input, target.detach().to(input.dtype)
 
 
 def reduce_loss(

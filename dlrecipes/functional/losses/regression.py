@@ -11,16 +11,9 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlrecipes.functional.losses.reduce import check_same_shape, reduce_loss, upcast
+from dlrecipes.functional.losses.reduce import prepare_pair, reduce_loss
 
 __all__ = ["huber_loss", "l1_loss", "l2_loss", "log_cosh_loss", "smooth_l1_loss", "tukey_loss"]
-
-
-def _prepare(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the dtype to compute in."""
-    check_same_shape(input, target, ("input", "target"))
-    input = upcast(input)
-    return input, target.detach().to(input.dtype)
 
 
 def l1_loss(input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
@@ -45,7 +38,7 @@ def l1_loss(input: Tensor, target: Tensor, *, sample_weight: Tensor | None = Non
         >>> l1_loss(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 5.0]))
         tensor(2.)
     """
-    input, target = _prepare(input, target)
+    input, target = prepare_pair(input, target)
     return reduce_loss(F.l1_loss(input, target, reduction="none"), reduction, sample_weight)
 
 
@@ -71,7 +64,7 @@ def l2_loss(input: Tensor, target: Tensor, *, sample_weight: Tensor | None = Non
         >>> l2_loss(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 5.0]))
         tensor(5.)
     """
-    input, target = _prepare(input, target)
+    input, target = prepare_pair(input, target)
     return reduce_loss(F.mse_loss(input, target, reduction="none"), reduction, sample_weight)
 
 
@@ -109,7 +102,7 @@ def huber_loss(
     """
     if delta <= 0:  # torch raises this only where there are elements
         raise ValueError(f"delta is {delta}: use a number above 0")
-    input, target = _prepare(input, target)
+    input, target = prepare_pair(input, target)
     return reduce_loss(F.huber_loss(input, target, reduction="none", delta=delta), reduction, sample_weight)
 
 
@@ -148,7 +141,7 @@ def smooth_l1_loss(
     """
     if beta < 0:
         raise ValueError(f"beta is {beta}: use 0 or more")
-    input, target = _prepare(input, target)
+    input, target = prepare_pair(input, target)
     return reduce_loss(F.smooth_l1_loss(input, target, reduction="none", beta=beta), reduction, sample_weight)
 
 
@@ -179,7 +172,7 @@ def log_cosh_loss(
         >>> log_cosh_loss(torch.tensor([0.5, 100.0]), torch.zeros(2), reduction="none")
         tensor([ 0.1201, 99.3069])
     """
-    input, target = _prepare(input, target)
+    input, target = prepare_pair(input, target)
     distance = (input - target).abs()
     return reduce_loss(distance + F.softplus(-2 * distance) - math.log(2), reduction, sample_weight)
 
@@ -223,7 +216,7 @@ def tukey_loss(
     """
     if c <= 0:
         raise ValueError(f"c is {c}: use a number above 0")
-    input, target = _prepare(input, target)
+    input, target = prepare_pair(input, target)
     u = ((input - target) / c).square().clamp(max=1)
     # 1 - (1 - u)³ multiplied out: it keeps its digits where u is small
     return reduce_loss(c**2 / 6 * u * (3 - 3 * u + u.square()), reduction, sample_weight)
