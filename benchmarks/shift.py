@@ -3,6 +3,7 @@
 python benchmarks/shift.py                                                      # level and power of ours
 python benchmarks/shift.py --parts monitor --parallel 2                         # false alarms of a whole run
 python benchmarks/shift.py --parts peers cost --peer-python PEERS/bin/python    # side by side
+python benchmarks/shift.py --parts cost --arms "dlrecipes MMD" --sizes 10000 --device cuda    # ours on a GPU
 python benchmarks/shift.py --parts cifar --run runs/cifar10/lite0-0             # corruptions: table and picture
 
 PEERS is an environment of its own (``python -m venv PEERS; PEERS/bin/pip install frouros evidently "pandas<3"``),
@@ -141,7 +142,7 @@ def cost(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _full_cost(arm: str, n: int, options: argparse.Namespace) -> dict[str, Any]:
-    job = {"n": n, "d": D, "permutations": FULL}
+    job = {"n": n, "d": D, "permutations": FULL} | ({"device": options.device or "cpu"} if arm in OURS else {})
     if arm not in FEW:
         return run_arm("cost", arm, job, options)
     fewer, more = (run_arm("cost", arm, job | {"permutations": count}, options) for count in FEW[arm])
@@ -174,7 +175,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="cifar: run folder or checkpoint of a classifier of CIFAR-10")
     parser.add_argument("--draws", type=int, default=200, help="cifar: a cell")
     parser.add_argument("--reference", type=int, default=1000, help="cifar: rows of the reference in each draw")
-    parser.add_argument("--device", default=None, help="cifar: default: GPU if there is one")
+    parser.add_argument("--device", default=None, help="cost of ours: default cpu; cifar: GPU if there is one")
     parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "shift_cifar", help="cifar: features")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()

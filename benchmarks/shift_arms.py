@@ -57,11 +57,16 @@ def _median_distance(x: Array, y: Array) -> float:
     return float(np.median(pdist(rows[np.random.default_rng(0).permutation(len(rows))[:1000]])))
 
 
-def _ours(name: str) -> Arm:
+def _ours(name: str, device: str) -> Arm:
+    import torch
+
     from dlrecipes import shift
 
+    def there(rows: Array) -> torch.Tensor:
+        return torch.as_tensor(rows, device=device)
+
     if name == "KS":
-        return lambda x, y, permutations: shift.ks_test(x, y).rejected(ALPHA)
+        return lambda x, y, permutations: shift.ks_test(there(x), there(y)).rejected(ALPHA)
     tests: dict[str, Any] = {
         "MMD": shift.mmd_test,
         "energy": shift.energy_test,
@@ -69,7 +74,7 @@ def _ours(name: str) -> Arm:
         "KS and MMD": shift.shift_test,
     }
     test = tests[name]
-    return lambda x, y, permutations: bool(test(x, y, permutations).rejected(ALPHA))
+    return lambda x, y, permutations: bool(test(there(x), there(y), permutations).rejected(ALPHA))
 
 
 def _frouros() -> Arm:
@@ -128,10 +133,11 @@ PEERS = {
 }
 
 
-def make_arm(name: str) -> Arm:
+def make_arm(name: str, device: str = "cpu") -> Arm:
+    """By its name; only ours can compute on a GPU."""
     package, _, test = name.partition(" ")
     if package == "dlrecipes":
-        return _ours(test)
+        return _ours(test, device)
     if package == "frouros":
         return _frouros()
     return _evidently(test) if package == "evidently" else _scikit_learn()
@@ -185,8 +191,10 @@ def _status(key: str) -> float:
 
 
 def measure_cost(arm: Arm, job: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of one test and the MiB that it adds; a package's child process counts, too."""
-    arm(*draw("none", 50, job["d"], 0), 9)  # imports and first calls are not counted
+    """Seconds of one test, copies to the device included, and the MiB that it adds; a child process counts, too."""
+    on_gpu = job.get("device", "cpu") != "cpu"
+    # imports and first calls are not counted; a GPU loads the kernels of a size when it first meets it
+    arm(*draw("none", job["n"] if on_gpu else 50, job["d"], 0), 9)
     x, y = draw("none", job["n"], job["d"], 1)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before = _status("VmRSS")
@@ -194,7 +202,14 @@ def measure_cost(arm: Arm, job: dict[str, Any]) -> dict[str, Any]:
     arm(x, y, job["permutations"])
     seconds = time.perf_counter() - started
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return {"seconds": seconds, "peak_mib": max(_status("VmHWM"), children) - before}
+    found = {"seconds": seconds, "peak_mib": max(_status("VmHWM"), children) - before}
+    return found | _on_gpu() if on_gpu else found
+
+
+def _on_gpu() -> dict[str, Any]:
+    import torch
+
+    return {"gpu": torch.cuda.get_device_name(), "peak_gpu_mib": torch.cuda.max_memory_allocated() / 2**20}
 
 
 def main() -> None:
@@ -206,7 +221,7 @@ def main() -> None:
     if what == "run":
         found = count_false_runs(job)
     else:
-        arm = make_arm(name)
+        arm = make_arm(name, job.get("device", "cpu"))
         found = count_alarms(arm, job) if what == "alarms" else measure_cost(arm, job)
     packages = {"numpy", "scipy", PEERS.get(name, "torch")}
     print(json.dumps({"arm": name, **job, **found, "versions": {key: version(key) for key in sorted(packages)}}))
