@@ -33,6 +33,9 @@ class TimeBudget(pl.Callback):
     the same steps. What remains of the time is in the checkpoint, so that a resumed run ends when it would have; which
     weights it ends with depends on the machine, as in every run that ends by the clock.
 
+    After each epoch a datamodule with ``expect_epochs(epoch, epochs)`` hears which is the next and how many there will be,
+    as far as that is known: that of detection ends mosaic and mixup by it.
+
     Give ``max_epochs=-1`` to the Trainer; with a number of epochs or steps the run ends with what comes first.
 
     Args:
@@ -113,6 +116,8 @@ class TimeBudget(pl.Callback):
         else:
             self._measure(trainer.global_step, agreed / 1e6)
             self._expect(trainer)
+            if trainer.is_last_batch:  # not when the next epoch starts: a resumed run has asked for its samples by then
+                self._tell(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
@@ -152,6 +157,17 @@ class TimeBudget(pl.Callback):
         # never the step that has just been taken: the clock ends the run, so that a last validation follows
         expected = max(self._expected, trainer.global_step + 1)
         trainer.fit_loop.epoch_loop.max_steps = expected if self._wanted == -1 else min(self._wanted, expected)
+
+    def _tell(self, trainer: pl.Trainer) -> None:
+        tell = getattr(getattr(trainer, "datamodule", None), "expect_epochs", None)
+        if not callable(tell) or self._expected < 0:
+            return
+        following, steps = trainer.current_epoch + 1, trainer.num_training_batches / trainer.accumulate_grad_batches
+        epochs = following + (trainer.max_steps - trainer.global_step) / math.ceil(steps)
+        if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+            epochs = min(epochs, trainer.max_epochs)
+        if following < epochs:
+            tell(following, epochs)
 
     def _stop(self, trainer: pl.Trainer) -> None:
         trainer.should_stop = True

@@ -70,9 +70,10 @@ class DetectionData(SplitData):
         mosaic: probability that a training sample is put together from parts of four pictures.
         mixup: probability that a training sample is laid over another one, with the objects of both.
         closing_share: last part of the epochs, rounded to whole ones, without mosaic and mixup. Epochs are those of the
-            trainer's ``max_epochs`` or ``max_steps``, whichever ends first, so resume with the same; where only
-            ``max_time`` is set, or without a trainer, the end is unknown and they stay on. The scenes, new in each
-            epoch, are never mixed.
+            trainer's ``max_epochs`` or ``max_steps``, whichever ends first, so resume with the same. With a
+            `dlrecipes.callbacks.TimeBudget` it is the last share of its time, from the start of the epoch that is
+            nearest, for good. Where only ``max_time`` is set, or without a trainer, the end is unknown and they stay
+            on. The scenes, new in each epoch, are never mixed.
         repeat_factor: an image whose rarest class is in a share f of the training images below this one comes
             sqrt(repeat_factor / f) times an epoch (`dlrecipes.imbalance.repeat_factors`), which becomes longer; each
             copy is augmented in its own way. None: each image comes once.
@@ -180,6 +181,7 @@ class DetectionData(SplitData):
         self._source: DetectionSource | None = None
         self._report = ""
         self._repeats: Repeats | None = None
+        self._closed_since: int | None = None  # an epoch; by the clock, which no other run has
         self._datasets: dict[str, RecordDataset | MixedDataset | SceneDataset] = {}
 
     @property
@@ -225,6 +227,39 @@ class DetectionData(SplitData):
             self._prepare_files(self.path)
         if self.shortest_side is not None:
             self._note("The paper's sizes are used, 800 by at most 1333 pixels, whatever image_size says.")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the data sets that a stage needs; those that exist are kept."""
+        super().setup(stage)
+        if stage in (None, "fit"):
+            self._closed_since = None  # of an earlier run; a resumed one gets its own back next
+
+    def expect_epochs(self, epoch: int, epochs: float) -> None:
+        """Stop mixing if it is time: a run that ends by the clock is going to have about so many epochs.
+
+        To be called with the last batch of the epoch before ``epoch``, on all ranks with the same numbers: a checkpoint
+        that is written there must know.
+        """
+        dataset = self._datasets.get("train")
+        if not isinstance(dataset, MixedDataset) or not self.mixing.closes(epoch, epochs):
+            return
+        if self._closed_since is None:
+            self._closed_since = epoch
+            self._note(f"From epoch {epoch + 1} on, the training samples are not mixed any more.")
+        self._close(dataset)
+
+    def _close(self, dataset: MixedDataset) -> None:
+        """By the epochs that were planned, or by the clock if that was before."""
+        bounds = [first for first in (dataset.closing_epoch, self._closed_since) if first is not None]
+        dataset.closing_epoch = min(bounds, default=None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the clock decided; nothing where it had nothing to decide."""
+        return {} if self._closed_since is None else {"closed_since": self._closed_since}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of a run that is resumed: its samples are mixed where they would have been."""
+        self._closed_since = state_dict["closed_since"]
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Images of ``predict_paths``, each rank its share.
@@ -336,6 +371,7 @@ class DetectionData(SplitData):
             epochs = planned_epochs(self.trainer, loader)
             # What the workers get: they are started, with a copy of the data set, when the first batch is asked for.
             dataset.closing_epoch = self.mixing.closing_epoch(epochs)
+            self._close(dataset)
             dataset.max_objects = self._most_objects(places)
             self._note(self.mixing.note(epochs))
         return loader

@@ -61,14 +61,16 @@ class Validated(pl.Callback):
             self.at.append((trainer.global_step, float(trainer.callback_metrics["budget/seconds"])))
 
 
-def fit(*callbacks: pl.Callback, checkpoint: Path | None = None, **options: Any) -> tuple[pl.Trainer, Linear]:
+def fit(
+    *callbacks: pl.Callback, checkpoint: Path | None = None, data: ToyLoaders | None = None, **options: Any
+) -> tuple[pl.Trainer, Linear]:
     module = Linear()
     trainer = pl.Trainer(
         accelerator="cpu", callbacks=list(callbacks), logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=1,
         **{"max_epochs": -1, "check_val_every_n_epoch": 1000, **options},
     )  # fmt: skip
-    trainer.fit(module, datamodule=ToyLoaders(0), ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(module, datamodule=data or ToyLoaders(0), ckpt_path=checkpoint, weights_only=True)
     return trainer, module
 
 
@@ -119,6 +121,21 @@ def test_the_schedule_ends_with_the_clock(monkeypatch: pytest.MonkeyPatch) -> No
     assert timed.rates[8:] == pytest.approx(counted.rates[8:])
     assert timed.rates[:6] == pytest.approx([1.0] * 6)  # nothing is known yet
     assert timed.rates[-1] == pytest.approx(1 / 40)
+
+
+def test_the_datamodule_hears_how_many_epochs_there_will_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mosaic ends by it. 45 steps of a second, eight an epoch; the pace is known after the first one."""
+    heard: list[tuple[int, float]] = []
+
+    class Listens(ToyLoaders):
+        def expect_epochs(self, epoch: int, epochs: float) -> None:
+            heard.append((epoch, epochs))
+
+    fit(TimeBudget(0.75), Clock(monkeypatch), data=Listens(0), limit_train_batches=8)
+    assert heard == [(epoch, 45 / 8) for epoch in range(1, 6)]
+    heard.clear()
+    fit(TimeBudget(0.75), Clock(monkeypatch), data=Listens(0), limit_train_batches=8, max_epochs=3)
+    assert heard == [(1, 3), (2, 3)]
 
 
 def test_a_change_of_pace_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
@@ -18,6 +19,7 @@ from dlrecipes.errors import UserError
 __all__ = ["MixedDataset", "Mixing"]
 
 _MOSAIC, _MIXUP = 1, 2  # streams of random numbers, so that each is the same without the other
+_NEVER = -1  # in the place of an epoch
 _SCALES = ((0.5, 1.0), (1.0, 1.0))  # of a mosaic's pictures; the second where the first shows too many objects
 
 
@@ -56,12 +58,26 @@ class Mixing:
         closing = 0 if epochs is None else round(self.closing_share * epochs)
         return None if epochs is None or closing == 0 else epochs - closing
 
+    def closes(self, epoch: int, epochs: float) -> bool:
+        """Whether, in a run of about so many epochs, the last ``closing_share`` begins nearer to the start of ``epoch``
+        (from 0) than to its end, or has begun.
+
+        For a run that ends by the clock: how many epochs that will be is known better in each.
+
+        Example:
+            >>> [Mixing(mosaic=0.5, closing_share=0.2).closes(epoch, 4.6) for epoch in range(5)]
+            [False, False, False, False, True]
+        """
+        return epoch + min(epoch + 1, epochs) >= 2 * (1 - self.closing_share) * epochs
+
     def note(self, epochs: int | None) -> str:
         """What is done, in one sentence."""
         parts = [f"{name} {value:g}" for name, value in (("mosaic", self.mosaic), ("mixup", self.mixup)) if value > 0]
         start = f"Training samples are mixed ({', '.join(parts)})"
         if epochs is None:
-            return f"{start} to the end: when that is cannot be told without --epochs."
+            return (
+                f"{start} to the end, or the last share of a TimeBudget: when that is cannot be told without --epochs."
+            )
         closing = self.closing_epoch(epochs)
         return (
             f"{start} in all {epochs} epoch(s)." if closing is None else f"{start} up to epoch {closing} of {epochs}."
@@ -81,7 +97,8 @@ class MixedDataset(Dataset[DetectionSample]):
         mixing: probabilities.
         side: longer side of a mosaic.
         max_objects: most objects of a mixed sample, as many as the model can find; None: not limited.
-        closing_epoch: see `Mixing.closing_epoch`.
+        closing_epoch: see `Mixing.closing_epoch`; it may be set later, and data workers that run already see it in
+            the samples that they are asked for next.
         weights: float64 [n], how often each picture is a partner; None: all the same.
     """
 
@@ -99,10 +116,21 @@ class MixedDataset(Dataset[DetectionSample]):
         self.mixing = mixing
         self.side = side
         self.max_objects = max_objects
+        self._closing = torch.tensor(_NEVER).share_memory_()  # each worker has a copy of the rest
         self.closing_epoch = closing_epoch
         given = np.ones(len(base)) if weights is None else weights
         self._partners = np.cumsum(given) / given.sum()
         self._after_mosaic: Any = getattr(base.transform, "after_mosaic", base.transform)
+
+    @property
+    def closing_epoch(self) -> int | None:
+        """First epoch without mixing; None: there is none so far."""
+        epoch = int(self._closing)
+        return None if epoch == _NEVER else epoch
+
+    @closing_epoch.setter
+    def closing_epoch(self, epoch: int | None) -> None:
+        self._closing.fill_(_NEVER if epoch is None else epoch)
 
     def __len__(self) -> int:
         return len(self.base)
@@ -110,7 +138,8 @@ class MixedDataset(Dataset[DetectionSample]):
     def __getitem__(self, key: tuple[int, int] | int) -> DetectionSample:
         """Sample ``(epoch, index)``; a bare index means epoch 0."""
         epoch, index = epoch_and_index(key)
-        if self.closing_epoch is not None and epoch >= self.closing_epoch:
+        closing = self.closing_epoch
+        if closing is not None and epoch >= closing:
             return self.base[key]
         seed = sample_seed(self.base.seed, epoch, index)
         rng = np.random.default_rng((seed, _MIXUP))

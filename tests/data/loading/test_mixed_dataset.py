@@ -81,6 +81,16 @@ def test_closing_epochs_are_as_without_mixing(records):
 
 @pytest.mark.parametrize(
     ("share", "epochs", "first"),
+    [(0.2, 6, 5), (0.2, 5.9, 5), (0.2, 5.2, 4), (0.5, 6, 3), (1.0, 6, 0), (0.0, 5.1, 6), (0.01, 5.5, 6)],
+)
+def test_closing_by_the_clock(share, epochs, first):
+    """At the epoch's start that is nearest to where the last share begins."""
+    closes = [Mixing(mosaic=1.0, closing_share=share).closes(epoch, epochs) for epoch in range(6)]
+    assert [epoch for epoch in range(6) if closes[epoch] and epoch < epochs] == list(range(first, 6))
+
+
+@pytest.mark.parametrize(
+    ("share", "epochs", "first"),
     [(0.2, 50, 40), (0.2, 1, None), (0.2, 3, 2), (1.0, 4, 0), (0.0, 9, None), (0.2, None, None)],
 )
 def test_first_closing_epoch(share, epochs, first):
@@ -175,7 +185,19 @@ def exported(tmp_path_factory):
     return str(export_coco(tmp_path_factory.mktemp("coco"), num_images={"train": 10, "val": 2, "test": 2}))
 
 
-def fit(folder, path, resume=None, keep=False, **arguments):
+class Tells(L.Callback):
+    """What a TimeBudget does, with epochs as its clock would have them."""
+
+    def __init__(self, *epochs):
+        self.epochs = epochs
+
+    def on_train_batch_end(self, trainer, *_):
+        following = trainer.current_epoch + 1
+        if trainer.is_last_batch and following < len(self.epochs):
+            trainer.datamodule.expect_epochs(following, self.epochs[following])
+
+
+def fit(folder, path, resume=None, keep=False, epochs=2, callbacks=(), **arguments):
     options = {
         "mosaic": 0.5,
         "mixup": 0.5,
@@ -189,12 +211,12 @@ def fit(folder, path, resume=None, keep=False, **arguments):
     saving = [ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)] if keep else []
     trainer = L.Trainer(
         accelerator="cpu",
-        max_epochs=2,
+        max_epochs=epochs,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=keep,
-        callbacks=saving,
+        callbacks=[*saving, *callbacks],
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
@@ -222,3 +244,25 @@ def test_resumed_runs_go_on_with_the_same_mosaics_and_copies(tmp_path, exported)
     assert plain[steps:] == straight[steps:]
     assert plain[:steps] != straight[:steps]
     assert fit(tmp_path, exported, num_workers=2)[0] == straight
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path., callbacks")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*ended before the epoch ended")
+def test_a_run_that_ends_by_the_clock_ends_mixing_for_good(tmp_path, exported):
+    """The second epoch begins as the closing one, and the third, of a run that is slower by then, is one, too."""
+    timed, data = fit(tmp_path, exported, keep=True, epochs=3, closing_share=0.4, callbacks=[Tells(9, 2.0, 9)])
+    steps = len(timed) // 3
+    mixed, _ = fit(tmp_path, exported, epochs=3, closing_share=0.0)
+    plain, _ = fit(tmp_path, exported, epochs=3, mosaic=0.0, mixup=0.0)
+    assert timed == mixed[:steps] + plain[steps:]
+    assert mixed[steps:] != plain[steps:]
+    assert any("From epoch 2 on, the training samples are not mixed" in note for note in data.notes)
+    # workers that run already hear of it, and so does a run that is resumed
+    workers, _ = fit(tmp_path, exported, num_workers=2, epochs=3, closing_share=0.4, callbacks=[Tells(9, 2.0, 9)])
+    assert workers == timed
+    for step in (steps, steps + 1):
+        file = tmp_path / f"step={step}.ckpt"
+        resumed, _ = fit(tmp_path, exported, resume=file, epochs=3, closing_share=0.4, callbacks=[Tells(9, 9, 9)])
+        assert resumed == timed[step:], step
