@@ -33,8 +33,8 @@ class TimeBudget(pl.Callback):
     the same steps. What remains of the time is in the checkpoint, so that a resumed run ends when it would have; which
     weights it ends with depends on the machine, as in every run that ends by the clock.
 
-    After each epoch a datamodule with ``expect_epochs(epoch, epochs)`` hears which is the next and how many there will be,
-    as far as that is known: that of detection ends mosaic and mixup by it.
+    After each epoch a datamodule with ``expect_epochs(epoch, epochs)`` hears which is the next and how many there will
+    be, as far as that is known: that of detection ends mosaic and mixup by it.
 
     Give ``max_epochs=-1`` to the Trainer; with a number of epochs or steps the run ends with what comes first.
 
