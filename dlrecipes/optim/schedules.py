@@ -143,6 +143,7 @@ def schedule_factor(
     min_factor: float = 0.0,
     warmup_steps: int = 0,
     total_steps: Callable[[], float],
+    position: Callable[[int], int] | None = None,
 ) -> Callable[[int], float]:
     """Factor on the base rate as a function of the step, for ``LambdaLR``.
 
@@ -154,6 +155,7 @@ def schedule_factor(
         total_steps: asked after the first step, never before it: Lightning would make the training loader when the
             optimizer is made, and then not give it the position of a checkpoint that is restored later, so that a
             resumed epoch would begin anew.
+        position: from the scheduler's count of steps to the place among all steps, asked like them; None: the same.
 
     Raises:
         UserError: a schedule that cannot be imported, or does not take its arguments.
@@ -172,6 +174,7 @@ def schedule_factor(
 
     def factor(step: int) -> float:
         total = max(1, int(min(total_steps(), 2**62))) if step else 1  # a run without an end has infinitely many
+        step = step if position is None or not step else position(step)
         warm = warmup_length(warmup_steps, total) if step else warmup_steps
         done = (step - warm) / max(1, total - warm) if step else 0.0
         height = float(shape(min(1.0, max(0.0, done)), **given))

@@ -19,6 +19,7 @@ from dlrecipes.errors import UserError
 from dlrecipes.models.initialise import initialise
 from dlrecipes.optim import default_lr, make_optimizer, parameter_groups, schedule_factor, warmup_length
 from dlrecipes.tasks.compiling import COMPILE_MODES, CompiledNetwork, compile_for_training
+from dlrecipes.tasks.position import schedule_position
 from dlrecipes.tasks.task_record import RECORD, rebuild_task, task_record
 from dlrecipes.tasks.training_log import TrainingLog
 
@@ -273,6 +274,7 @@ class BaseTask(TrainingLog):
             min_factor=self.min_lr_factor,
             warmup_steps=self.warmup_steps,
             total_steps=lambda: self.trainer.estimated_stepping_batches,
+            position=lambda step: schedule_position(self.trainer, step),
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
-from toy_images import Net, ToyData, fit
+from toy_images import Net, ToyData, fit, make_trainer
 
 from dlrecipes.errors import UserError
 from dlrecipes.tasks import ClassificationTask
@@ -49,6 +49,65 @@ def test_a_warm_up_is_cut_to_a_third_and_that_is_said(tmp_path: Path, capsys: py
     fit(make_task(lr=1.0, schedule="constant", warmup_steps=50), tmp_path, ToyData(train=36, batch_size=3), rates)
     assert rates.seen[1:] == pytest.approx([0.5, 0.75] + 9 * [1.0])
     assert "rises for 4 steps, a third of the run, not 50." in capsys.readouterr().out
+
+
+class Saves(L.Callback):
+    """A checkpoint after so many steps, by itself at the end of a step or with the others at that of the epoch."""
+
+    def __init__(self, file: Path, step: int, hook: str) -> None:
+        self.file, self.step = file, step
+        setattr(self, hook, self._save)
+
+    def _save(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step and not self.file.exists():
+            trainer.save_checkpoint(self.file)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path., callbacks")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize(
+    ("batch_size", "steps", "hook"),
+    [(3, 8, "on_train_epoch_end"), (8, 3, "on_train_epoch_end"), (4, 6, "on_train_epoch_end"),
+     (4, 6, "on_train_batch_end")],
+)  # fmt: skip
+def test_another_batch_size_goes_on_at_the_same_share_of_the_epochs(
+    batch_size: int, steps: int, hook: str, tmp_path: Path
+) -> None:
+    """Two of four epochs with six steps each, and two with another number of them: the end is still 0."""
+
+    def run(size: int, *callbacks: L.Callback, resume: Path | None = None, **options: Any) -> tuple[Rates, L.Trainer]:
+        rates = Rates()
+        trainer = make_trainer(tmp_path, rates, *callbacks, epochs=4, **options)
+        task = make_task(lr=1.0, schedule="linear", warmup_steps=2)
+        trainer.fit(task, datamodule=ToyData(train=24, batch_size=size), ckpt_path=resume, weights_only=True)
+        return rates, trainer
+
+    def linear(first: int, total: int) -> list[float]:
+        return [1 - (step - 2) / (total - 2) for step in range(first, total)]
+
+    file = tmp_path / "half.ckpt"
+    before, _ = run(4, Saves(file, 12, hook))
+    assert before.seen == pytest.approx([0.5, 1.0] + linear(2, 24))
+    after, trainer = run(batch_size, resume=file)
+    assert after.seen[0] == before.seen[12]  # it is in the optimizer's state
+    assert after.seen[1:] == pytest.approx(linear(2 * steps, 4 * steps)[1:])
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0
+    if steps == 6:
+        assert after.seen == before.seen[12:]  # bitwise
+    if steps >= 6:  # else the epochs end before
+        by_steps, _ = run(batch_size, resume=file, max_steps=18)
+        assert by_steps.seen[1:] == pytest.approx(linear(13, 18))  # counted in steps, whatever an epoch is
+
+
+def test_accumulated_batches_are_one_step_of_the_schedule(tmp_path: Path) -> None:
+    rates = Rates()
+    task = make_task(lr=1.0, schedule="linear")
+    fit(task, tmp_path, ToyData(train=15, batch_size=3), rates, epochs=2, accumulate_grad_batches=2)
+    assert rates.seen[::5] == pytest.approx([1.0, 0.5])
+    assert [rate for rate, last in zip(rates.seen, [*rates.seen[1:], 0], strict=True) if rate != last] == pytest.approx(
+        [1 - step / 6 for step in range(6)]
+    )
 
 
 def test_a_precision_that_rounds_the_metrics_is_refused(tmp_path: Path) -> None:
