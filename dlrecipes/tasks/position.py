@@ -14,8 +14,8 @@ def schedule_position(trainer: pl.Trainer, step: int) -> int:
 
     .. math:: e \, n + \lceil b / a \rceil, \qquad n = \lceil N / a \rceil
 
-    with the finished epochs e, the batches b of this epoch, which has N, and a of them a step. That is ``step`` unless a
-    run that is resumed from an epoch's end has another batch size, number of devices or of images since: its share of
+    with the finished epochs e, the batches b of this epoch, which has N, and a of them a step. That is ``step`` unless
+    a run that is resumed from an epoch's end has another batch size, number of devices or of images since: its share of
     the epochs goes on where it was, and is 1 at the end, while steps would be counted in two measures.
 
     Args:

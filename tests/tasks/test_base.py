@@ -88,7 +88,7 @@ def test_another_batch_size_goes_on_at_the_same_share_of_the_epochs(
 
     file = tmp_path / "half.ckpt"
     before, _ = run(4, Saves(file, 12, hook))
-    assert before.seen == pytest.approx([0.5, 1.0] + linear(2, 24))
+    assert before.seen == pytest.approx([0.5, 1.0, *linear(2, 24)])
     after, trainer = run(batch_size, resume=file)
     assert after.seen[0] == before.seen[12]  # it is in the optimizer's state
     assert after.seen[1:] == pytest.approx(linear(2 * steps, 4 * steps)[1:])
