@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from dlrecipes.data.audit.audit_boxes import audit
 from dlrecipes.data.audit.audit_report import AuditReport
+from dlrecipes.data.audit.copies import box_copies
 from dlrecipes.data.audit.crowds import fewest_places
 from dlrecipes.data.audit.expectations import expectations
 from dlrecipes.data.augment.transforms import (
@@ -298,8 +299,15 @@ class DetectionData(SplitData):
         splits = (self.train_split, self.val_split, self.test_split)
         source = read_detection(path)
         if self.fold is not None:
-            source = fold_records(source, self.fold, names=splits, groups=self.fold_groups, seed=self.seed)
-        source = with_splits(source, splits, val_fraction=self.val_fraction, seed=self.seed)
+            source = fold_records(
+                source,
+                self.fold,
+                names=splits,
+                groups=self.fold_groups,
+                seed=self.seed,
+                find_copies=box_copies,
+            )
+        source = with_splits(source, splits, val_fraction=self.val_fraction, seed=self.seed, find_copies=box_copies)
         self._audit = audit(source, max_queries=self.max_queries, skip_corrupt=self.skip_corrupt)
         if self.fold is not None:
             folded = [r for split in splits[:2] for r in self._audit.source.splits[split]]

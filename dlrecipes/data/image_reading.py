@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlrecipes.data.audit.audit_images import missing_image
+from dlrecipes.data.audit.copies import image_copies
 from dlrecipes.data.embedded.digits import embedded_digits
 from dlrecipes.data.formats.discover_images import read_images
 from dlrecipes.data.formats.image_source import ImageSource
@@ -63,9 +64,20 @@ class ImageReading:
             raise
 
     def _divided(self, source: ImageSource) -> ImageSource:
+        # 8×8 scans of digits, a writer each, are alike at any size, and none is a copy.
+        find_copies = None if source.format == "digits" else image_copies
         if self.fold is not None:
-            source = fold_of(source, self.fold, names=self.splits, groups=self.fold_groups, seed=self.seed)
-        return with_image_splits(source, self.splits, val_fraction=self.val_fraction, seed=self.seed)
+            source = fold_of(
+                source,
+                self.fold,
+                names=self.splits,
+                groups=self.fold_groups,
+                seed=self.seed,
+                find_copies=find_copies,
+            )
+        return with_image_splits(
+            source, self.splits, val_fraction=self.val_fraction, seed=self.seed, find_copies=find_copies
+        )
 
     def _found(self, digit_size: int) -> ImageSource:
         if self.source is not None:

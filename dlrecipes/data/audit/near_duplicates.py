@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,13 +22,22 @@ from rich.progress import track
 __all__ = [
     "KEEP_TOGETHER",
     "LEAST_SIDE",
+    "MOST_PAIRS",
+    "SMALL_SIDE",
+    "TRIED",
     "NearCopies",
+    "are_copies",
+    "bits_between",
     "close_pairs",
+    "comparisons",
     "find_near_copies",
     "fingerprint",
+    "found_pairs",
+    "may_be_copies",
     "near_copy_warnings",
     "similarity",
     "thumbnail",
+    "thumbnails_of",
 ]
 
 KEEP_TOGETHER = ", or keep groups together with --data.fold_groups"
@@ -37,7 +46,9 @@ KEEP_TOGETHER = ", or keep groups together with --data.fold_groups"
 LEAST_SIDE = 32
 """Pictures with a shorter side are left out: in so few pixels, as of 28×28 digits, different objects are alike."""
 
-_SMALL_SIDE = 64  # up to here a stricter rule: one digit or sign of a kind is much like the next
+SMALL_SIDE = 64
+"""Up to this shorter side a stricter rule holds: one digit or sign of a kind is much like the next."""
+
 _DISTANCE, _SMALL_DISTANCE = 7, 3  # bits
 _ALIKE, _SMALL_ALIKE = 0.95, 0.99
 _THUMBNAIL = 32
@@ -45,8 +56,11 @@ _CROPS = (31, 30, 29)  # of 32: a border of up to 5 % on each side was cut off
 _FLAT = 4.0  # grey levels of standard deviation: less is a blank page, whose fingerprint is noise
 _BANDS, _BITS = 4, 16
 _CHUNK = 2**20  # pairs of fingerprints that are compared at once, 16 MB
-_TRIED = 3  # nearest candidates of an image that are looked at
-_MOST_PAIRS = 4000  # for two splits; beyond it the count is a lower bound
+TRIED = 3
+"""Nearest candidates of an image that are looked at."""
+
+MOST_PAIRS = 4000
+"""Pairs whose pictures are compared, for two splits; beyond it the count is a lower bound."""
 
 
 def fingerprint(pixels: NDArray[np.uint8]) -> int:
@@ -98,10 +112,23 @@ def close_pairs(
         >>> close_pairs(np.array([0b1011], np.uint64), np.array([2**60, 0b1000], np.uint64), 3)
         (array([0]), array([1]), array([2]))
     """
+    found = [np.zeros(0, dtype=np.int64), *found_pairs(queries, known, distance)]
+    pairs = np.unique(np.concatenate(found))  # a pair may be alike in several bands
+    first, second = np.divmod(pairs, max(len(known), 1))
+    bits_apart = bits_between(queries[first], known[second])
+    by = np.lexsort((second, bits_apart, first))
+    return first[by], second[by], bits_apart[by]
+
+
+def found_pairs(queries: NDArray[np.uint64], known: NDArray[np.uint64], distance: int) -> Iterator[NDArray[np.int64]]:
+    """The pairs of `close_pairs` in no order, some of them several times, each as query × len(known) + known.
+
+    Raises:
+        ValueError: as `close_pairs`.
+    """
     if not 0 <= distance < 2 * _BANDS:
         raise ValueError(f"distance must be in 0..{2 * _BANDS - 1}, got {distance}")
     turned = [0, *(1 << bit for bit in range(_BITS) if distance >= _BANDS)]
-    found = [np.zeros(0, dtype=np.int64)]
     for band in range(_BANDS):
         shift = np.uint64(_BITS * band)
         mask = np.uint64((1 << _BITS) - 1)
@@ -110,12 +137,25 @@ def close_pairs(
         starts = np.searchsorted(keys[order], np.arange((1 << _BITS) + 1))
         wanted = ((queries >> shift) & mask).astype(np.int64)
         for bits in turned:
-            found += _in_buckets(queries, known, wanted ^ bits, order, starts, distance)
-    pairs = np.unique(np.concatenate(found))  # a pair may be alike in several bands
-    first, second = np.divmod(pairs, max(len(known), 1))
-    bits_apart = _bit_count(queries[first] ^ known[second])
-    by = np.lexsort((second, bits_apart, first))
-    return first[by], second[by], bits_apart[by]
+            yield from _in_buckets(queries, known, wanted ^ bits, order, starts, distance)
+
+
+def comparisons(fingerprints: NDArray[np.uint64], distance: int) -> int:
+    """How many pairs `found_pairs` looks at to compare fingerprints with one another, which says what it costs."""
+    total = 0
+    for band in range(_BANDS):
+        keys = ((fingerprints >> np.uint64(_BITS * band)) & np.uint64((1 << _BITS) - 1)).astype(np.int64)
+        counts = np.bincount(keys, minlength=1 << _BITS)
+        total += int(counts @ counts)
+        if distance >= _BANDS:
+            every = np.arange(1 << _BITS)
+            total += sum(int(counts @ counts[every ^ (1 << bit)]) for bit in range(_BITS))
+    return total
+
+
+def bits_between(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """In how many bits fingerprints differ, int64 [n]."""
+    return _bit_count(first ^ second)
 
 
 def _in_buckets(
@@ -125,18 +165,16 @@ def _in_buckets(
     order: NDArray[np.int64],
     starts: NDArray[np.int64],
     distance: int,
-) -> list[NDArray[np.int64]]:
+) -> Iterator[NDArray[np.int64]]:
     """Pairs, as query × n + known, of each query with those in its bucket."""
     counts = starts[wanted + 1] - starts[wanted]
     ends = np.cumsum(counts)
-    found = []
     for low in range(0, int(ends[-1]) if len(ends) else 0, _CHUNK):
         position = np.arange(low, min(low + _CHUNK, int(ends[-1])))
         query = np.searchsorted(ends, position, side="right")
         other = order[starts[wanted[query]] + position - (ends[query] - counts[query])]
         near = _bit_count(queries[query] ^ known[other]) <= distance
-        found.append(query[near] * len(known) + other[near])
-    return found
+        yield query[near] * len(known) + other[near]
 
 
 def _bit_count(words: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -217,23 +255,21 @@ def find_near_copies(
         show_progress: a bar on stderr, if that is a terminal.
     """
     names = [name for name in splits if not (name == "trainval" and "train" in splits)]
-    small = sizes.min(axis=1) <= _SMALL_SIDE
+    small = sizes.min(axis=1) <= SMALL_SIDE
     proposed = []
     for k, split in enumerate(names):
         for earlier in names[:k]:
             pairs, complete = _candidates(splits[split], splits[earlier], fingerprints, digests, small)
             proposed.append((split, earlier, pairs, complete))
-    rows = sorted({row for _, _, pairs, _ in proposed for pair in pairs for row in pair})
-    thumbnails = dict(zip(rows, _thumbnails(rows, read, workers, show_progress), strict=True))
+    every = [pair for _, _, pairs, _ in proposed for pair in pairs]
+    thumbnails = thumbnails_of(every, read, workers=workers, show_progress=show_progress)
     found = []
     for split, earlier, pairs, complete in proposed:
         confirmed: dict[int, int] = {}
         for row, other in pairs:
-            if row not in confirmed:
-                strict = bool(small[row] or small[other])
-                alike = similarity(thumbnails[row], thumbnails[other], crops=not strict)
-                if alike >= (_SMALL_ALIKE if strict else _ALIKE):
-                    confirmed[row] = other
+            strict = bool(small[row] or small[other])
+            if row not in confirmed and are_copies(thumbnails[row], thumbnails[other], strict=strict):
+                confirmed[row] = other
         if confirmed:
             found.append(NearCopies(split, earlier, tuple(sorted(confirmed.items())), complete))
     return found
@@ -250,22 +286,48 @@ def _candidates(
     rows, earlier = (part[fingerprints[part] != 0] for part in (rows, earlier))
     first, second, apart = close_pairs(fingerprints[rows], fingerprints[earlier])
     first, second = rows[first], earlier[second]
-    near = (apart <= _SMALL_DISTANCE) | ~(small[first] | small[second])
+    near = may_be_copies(apart, small[first] | small[second])
     pairs: list[tuple[int, int]] = []
     tried: dict[int, int] = {}
     for row, other in zip(first[near].tolist(), second[near].tolist(), strict=True):
-        if row == other or digests[row] == digests[other] or tried.get(row, 0) == _TRIED:
+        if row == other or digests[row] == digests[other] or tried.get(row, 0) == TRIED:
             continue
-        if len(pairs) == _MOST_PAIRS:
+        if len(pairs) == MOST_PAIRS:
             return pairs, False
         tried[row] = tried.get(row, 0) + 1
         pairs.append((row, other))
     return pairs, True
 
 
-def _thumbnails(
-    rows: Sequence[int], read: Callable[[int], NDArray[np.uint8]], workers: int | None, show_progress: bool
-) -> list[NDArray[np.float32]]:
+def may_be_copies(apart: NDArray[np.int64], small: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pairs whose pictures are worth comparing, bool [p].
+
+    Args:
+        apart: bits between their fingerprints.
+        small: whether one of the two is a small picture, of which one is much like the next.
+    """
+    return (apart <= _SMALL_DISTANCE) | ~small
+
+
+def are_copies(first: NDArray[np.float32], second: NDArray[np.float32], *, strict: bool) -> bool:
+    """Whether two thumbnails are of near copies.
+
+    Args:
+        first, second: from `thumbnail`.
+        strict: one of them is of a small picture.
+    """
+    return similarity(first, second, crops=not strict) >= (_SMALL_ALIKE if strict else _ALIKE)
+
+
+def thumbnails_of(
+    pairs: Iterable[tuple[int, int]],
+    read: Callable[[int], NDArray[np.uint8]],
+    *,
+    workers: int | None,
+    show_progress: bool,
+) -> dict[int, NDArray[np.float32]]:
+    """The `thumbnail` of each row that is in a pair; arguments as in `find_near_copies`."""
+    rows = sorted({row for pair in pairs for row in pair})
     console = Console(stderr=True)
     # Decoders silence warnings of their own, which is not safe in threads: restore the filters at the end.
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
@@ -277,7 +339,7 @@ def _thumbnails(
             transient=True,
             disable=not (show_progress and rows and console.is_terminal),
         )
-        return list(done)
+        return dict(zip(rows, done, strict=True))
 
 
 def near_copy_warnings(

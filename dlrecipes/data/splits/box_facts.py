@@ -15,7 +15,7 @@ from dlrecipes.data.embedded.scenes import CLASSES, MAX_OBJECTS, DigitScenes
 from dlrecipes.data.formats.records import DetectionRecord, DetectionSource
 from dlrecipes.data.loading.decode import read_image
 from dlrecipes.data.splits.image_facts import pixel_statistics
-from dlrecipes.data.splits.split_records import missing_parts, split_by_seed
+from dlrecipes.data.splits.split_records import FindBoxCopies, missing_parts, split_by_seed
 from dlrecipes.errors import UserError
 
 __all__ = ["files_info", "scenes_info", "scenes_report", "with_splits"]
@@ -24,7 +24,12 @@ _PICTURES = 50  # whose pixels are looked at: photographs in full size, which ta
 
 
 def with_splits(
-    source: DetectionSource, names: tuple[str, str, str], *, val_fraction: float, seed: int
+    source: DetectionSource,
+    names: tuple[str, str, str],
+    *,
+    val_fraction: float,
+    seed: int,
+    find_copies: FindBoxCopies | None = None,
 ) -> DetectionSource:
     """The source with the splits that are used, in the order train, val, test; missing ones are made by seed.
 
@@ -32,13 +37,14 @@ def with_splits(
         source: as read.
         names: of the splits to train, validate and test on. A test split that does not exist is left out.
         val_fraction, seed: see `dlrecipes.data.DetectionData`.
+        find_copies: see `dlrecipes.data.splits.split_records.split_by_seed`.
 
     Raises:
         UserError: if a name that is not the default one does not exist.
     """
     fractions = missing_parts(source.root, source.splits, names, val_fraction)
     if fractions is not None:
-        source = split_by_seed(source, seed, fractions)
+        source = split_by_seed(source, seed, fractions, find_copies=find_copies)
     return replace(source, splits={name: source.splits[name] for name in names if name in source.splits})
 
 

@@ -9,7 +9,12 @@ import numpy as np
 
 from dlrecipes.data.formats.records import DetectionRecord, DetectionSource
 from dlrecipes.data.splits.folds import FoldChoice, fold_note, groups_of, pool_names
-from dlrecipes.data.splits.split_records import class_presence, iterative_stratification
+from dlrecipes.data.splits.split_records import (
+    FindBoxCopies,
+    class_presence,
+    groups_with_copies,
+    iterative_stratification,
+)
 from dlrecipes.errors import UserError
 
 __all__ = ["fold_records", "scarce_classes"]
@@ -24,6 +29,7 @@ def fold_records(
     names: tuple[str, str, str] = ("train", "val", "test"),
     groups: str | None = None,
     seed: int = 0,
+    find_copies: FindBoxCopies | None = None,
 ) -> DetectionSource:
     """The source with one fold as its validation split and the others as its training split; a test split stays.
 
@@ -44,6 +50,8 @@ def fold_records(
         groups: regular expression, searched in each image's path; its first group, or else its match, is the group's
             name: ``r"patient_(\\d+)"``.
         seed: of who goes where, with the paths and the labels; the same for all folds of a run.
+        find_copies: finds near copies, which stay together, too, as far as there can still be folds
+            (`dlrecipes.data.splits.together.keep_together`). None: nobody looks.
 
     Raises:
         UserError: no images to divide, fewer groups than folds, a wrong expression or a path that it does not match.
@@ -52,17 +60,22 @@ def fold_records(
     if not pool:
         raise UserError(f"{source.root} has no images outside the split {names[2]!r}: there is nothing to divide")
     group = groups_of([record.path for record in pool], groups, choice, source.root)
+    joined, together = None, []
+    if find_copies is not None:
+        copies = find_copies(pool, source.splits.get(names[2], []), source.root)
+        shares = [1.0] * choice.folds
+        joined, together = groups_with_copies(group, pool, copies, shares, len(source.classes), "fold")
     part = iterative_stratification(
         class_presence(pool, len(source.classes)),
         [1.0] * choice.folds,
         seed,
-        groups=np.unique(group, return_inverse=True)[1].reshape(-1),
+        groups=np.unique(group, return_inverse=True)[1].reshape(-1) if joined is None else joined,
     )
     held_out = part == choice.number - 1
     made = {name: [pool[i] for i in np.flatnonzero(k)] for name, k in zip(names, (~held_out, held_out), strict=False)}
     kept = {name: records for name, records in source.splits.items() if name == names[2]}
     note = fold_note(choice, seed, {name: len(records) for name, records in made.items()}, group, groups)
-    notes = (*(n for n in source.notes if n != "no split is given"), note)
+    notes = (*(n for n in source.notes if n != "no split is given"), note, *together)
     return replace(source, splits={**made, **kept}, notes=notes)
 
 

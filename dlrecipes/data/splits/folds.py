@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -17,8 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from dlrecipes.data.audit.copies import Copies
 from dlrecipes.data.formats.image_files import take
 from dlrecipes.data.formats.image_source import ImageFiles, ImageSource, ImageTable
+from dlrecipes.data.splits.split_images import FindImageCopies, class_counter, stratify
+from dlrecipes.data.splits.together import keep_together
 from dlrecipes.errors import UserError
 from dlrecipes.functional.words import counted
 
@@ -58,6 +61,7 @@ def fold_of(
     names: tuple[str, str, str] = ("train", "val", "test"),
     groups: str | None = None,
     seed: int = 0,
+    find_copies: FindImageCopies | None = None,
 ) -> ImageSource:
     """The source with one fold as its validation split and the others as its training split; a test split stays.
 
@@ -66,6 +70,8 @@ def fold_of(
     of one group stay together: those with the same name always, and with ``groups`` all whose names have the same
     match, so that no patient, video or day is on both sides.
 
+    Near copies stay together, too, as far as there can still be folds (`dlrecipes.data.splits.together.keep_together`).
+
     Args:
         source: as read, with splits or without.
         choice: see :func:`parse_fold`.
@@ -73,6 +79,7 @@ def fold_of(
         groups: regular expression, searched in each image's name; its first group, or else its match, is the group's
             name: ``r"patient_(\\d+)"``.
         seed: of who goes where; the same for all folds of a run.
+        find_copies: finds near copies; None: nobody looks.
 
     Raises:
         UserError: no images to divide, fewer groups than folds, a wrong expression or a name that it does not match, or
@@ -83,16 +90,49 @@ def fold_of(
         raise UserError(f"{source.root} has no images outside the split {names[2]!r}: there is nothing to divide")
     group = groups_of([pool.images.name(i) for i in range(len(pool))], groups, choice, source.root)
     order = np.array(sorted(range(len(pool)), key=lambda i: (pool.images.name(i), i)))  # however the files were listed
-    parts = _parts(pool.targets[order], [group[i] for i in order], source.task, choice.folds, seed)
-    if source.task == "classification":
-        _refuse_unlearnable(source, pool.targets[order], parts, seed)
+    others = [table.images for name, table in source.splits.items() if name == names[2]]
+    copies = None if find_copies is None else find_copies(pool.images, others, source.root)
+    parts, together = _placed(source, pool.targets[order], [group[i] for i in order], order, choice.folds, seed, copies)
     inside = np.zeros(len(pool), dtype=bool)
     inside[order[parts[choice.number - 1]]] = True
     made = {names[0]: take(pool, np.flatnonzero(~inside)), names[1]: take(pool, np.flatnonzero(inside))}
     kept = {name: table for name, table in source.splits.items() if name == names[2]}
     note = fold_note(choice, seed, {name: len(part) for name, part in made.items()}, group, groups)
-    notes = (*(n for n in source.notes if n != "no split is given"), note)
+    notes = (*(n for n in source.notes if n != "no split is given"), note, *together)
     return replace(source, splits={**made, **kept}, notes=notes)
+
+
+def _placed(
+    source: ImageSource,
+    targets: NDArray[Any],
+    groups: Sequence[str],
+    order: NDArray[np.int64],
+    folds: int,
+    seed: int,
+    copies: Copies | None,
+) -> tuple[list[NDArray[np.intp]], list[str]]:
+    """Images of each fold, with their copies unless a class would then be in one fold alone; what is to be said."""
+    if copies is not None:
+        known = Copies(copies.groups[order], copies.complete)
+        together = keep_together(groups, known, [1.0] * folds, class_counter(targets, source.task))
+        note = together.note("fold")
+        if together.kept[0]:
+            # The splitter for groups takes minutes where there are many, as where most images are alone.
+            alone = len(set(groups)) == len(groups)
+            if alone:
+                choice = stratify(_strata(targets, source.task, folds), [1.0] * folds, seed, groups=together.groups)
+                parts = [np.flatnonzero(choice == fold) for fold in range(folds)]
+            else:
+                parts = _parts(targets, together.groups.tolist(), source.task, folds, seed)
+            if source.task != "classification" or _unlearnable(source, targets, parts) is None:
+                return parts, [note]
+            note = "near copies are spread over the folds, since one fold would hold all images of a class"
+    else:
+        note = ""
+    parts = _parts(targets, groups, source.task, folds, seed)
+    if source.task == "classification":
+        _refuse_unlearnable(source, targets, parts, seed)
+    return parts, [note] if note else []
 
 
 def pool_names(splits: Collection[str], names: tuple[str, str, str], root: str) -> list[str]:
@@ -167,7 +207,9 @@ chance: --folds 22 or fewer would leave 10'
     )
 
 
-def _parts(targets: NDArray[Any], groups: Sequence[str], task: str, folds: int, seed: int) -> list[NDArray[np.intp]]:
+def _parts(
+    targets: NDArray[Any], groups: Sequence[Hashable], task: str, folds: int, seed: int
+) -> list[NDArray[np.intp]]:
     """Images of each fold."""
     alone = len(set(groups)) == len(groups)  # the splitter for groups takes minutes where there are many
     splitter: Any = (StratifiedKFold if alone else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
@@ -179,15 +221,26 @@ def _refuse_unlearnable(
     source: ImageSource, labels: NDArray[np.int64], parts: Sequence[NDArray[np.intp]], seed: int
 ) -> None:
     """Before the first fold is trained, not before the one that cannot be."""
+    if (found := _unlearnable(source, labels, parts)) is not None:
+        number, label, images = found
+        what = "the only image" if images == 1 else f"all {images} images"
+        raise UserError(
+            f"{source.root}: fold {number} of {len(parts)} holds out {what} of the class "
+            f"{source.classes[label]!r} (seed {seed}), and nothing is left to learn it from: add images of it, "
+            "leave the class out, or try another --seed"
+        )
+
+
+def _unlearnable(
+    source: ImageSource, labels: NDArray[np.int64], parts: Sequence[NDArray[np.intp]]
+) -> tuple[int, int, int] | None:
+    """The first fold, from 1, that holds all images of a class; the class; how many these are."""
     total = np.bincount(labels, minlength=len(source.classes))
     for number, part in enumerate(parts, 1):
         alone = np.flatnonzero((np.bincount(labels[part], minlength=len(total)) == total) & (total > 0))
         if len(alone):
-            raise UserError(
-                f"{source.root}: fold {number} of {len(parts)} holds out all {total[alone[0]]} image(s) of the class "
-                f"{source.classes[alone[0]]!r} (seed {seed}), and nothing is left to learn it from: add images of it, "
-                "leave the class out, or try another --seed"
-            )
+            return number, int(alone[0]), int(total[alone[0]])
+    return None
 
 
 def _strata(targets: NDArray[Any], task: str, folds: int) -> NDArray[np.int64]:

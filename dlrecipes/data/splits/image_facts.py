@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.data.formats.image_source import ImageSource, ImageTable
-from dlrecipes.data.splits.split_images import split_images
+from dlrecipes.data.splits.split_images import FindImageCopies, split_images
 from dlrecipes.data.splits.split_records import missing_parts
 from dlrecipes.errors import UserError
 from dlrecipes.functional.words import counted
@@ -45,7 +45,12 @@ _LEAST_STD = 1.0 / 255.0
 
 
 def with_image_splits(
-    source: ImageSource, names: tuple[str, str, str], *, val_fraction: float, seed: int
+    source: ImageSource,
+    names: tuple[str, str, str],
+    *,
+    val_fraction: float,
+    seed: int,
+    find_copies: FindImageCopies | None = None,
 ) -> ImageSource:
     """The source with the splits that are used, in the order train, val, test; missing ones are made by seed.
 
@@ -53,6 +58,7 @@ def with_image_splits(
         source: as read.
         names: of the splits to train, validate and test on. A test split that does not exist is left out.
         val_fraction, seed: see `dlrecipes.data.ClassificationData`.
+        find_copies: see `split_images`.
 
     Raises:
         UserError: if a name that is not the default one does not exist, or too few images are there to divide.
@@ -60,7 +66,7 @@ def with_image_splits(
     train, val, _ = names
     fractions = missing_parts(source.root, source.splits, names, val_fraction)
     if fractions is not None:
-        source = split_images(source, seed, fractions)
+        source = split_images(source, seed, fractions, find_copies=find_copies)
         if len(source.splits[train]) and not len(source.splits[val]):
             raise UserError(
                 f"{source.root}: none of the {len(source.splits[train])} images can be held out to validate on, "

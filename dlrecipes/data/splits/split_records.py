@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrecipes.data.audit.copies import Copies
 from dlrecipes.data.formats.records import DetectionRecord, DetectionSource
+from dlrecipes.data.splits.together import keep_together
 from dlrecipes.errors import UserError
 
-__all__ = ["class_presence", "iterative_stratification", "missing_parts", "plan_split", "split_by_seed", "split_note"]
+__all__ = [
+    "FindBoxCopies",
+    "class_presence",
+    "groups_with_copies",
+    "iterative_stratification",
+    "missing_parts",
+    "plan_split",
+    "split_by_seed",
+    "split_note",
+]
+
+
+FindBoxCopies = Callable[[Sequence[DetectionRecord], Sequence[DetectionRecord], str], Copies]
+"""`dlrecipes.data.audit.copies.box_copies`."""
 
 
 def split_by_seed(
-    source: DetectionSource, seed: int = 0, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    source: DetectionSource,
+    seed: int = 0,
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    *,
+    find_copies: FindBoxCopies | None = None,
 ) -> DetectionSource:
     """Give a data set a ``train`` and a ``val`` split where it lacks one, and say so in its notes.
 
@@ -33,6 +52,8 @@ def split_by_seed(
         source: a parsed data set.
         seed: any integer ≥ 0.
         fractions: parts of train, val and test, ≥ 0, summing to 1; test may be 0.
+        find_copies: finds images that are near copies of one another; these stay together, as far as splits can still
+            be made (`dlrecipes.data.splits.together.keep_together`). None: nobody looks.
 
     Raises:
         ValueError: if ``fractions`` are not as above.
@@ -46,11 +67,42 @@ def split_by_seed(
     records = splits.pop(pool)
     kept = {r.path for part in splits.values() for r in part}
     records = [r for r in records if r.path not in kept]
-    made = _split_records(records, list(parts), list(parts.values()), len(source.classes), seed)
+    records.sort(key=lambda r: r.path)
+    groups, together = None, []
+    if find_copies is not None and len(records) > 1:
+        copies = find_copies(records, [r for part in splits.values() for r in part], source.root)
+        groups, together = groups_with_copies(
+            [r.path for r in records], records, copies, list(parts.values()), len(source.classes), "split"
+        )
+    made = _split_records(records, list(parts), list(parts.values()), len(source.classes), seed, groups)
     made = {name: part for name, part in made.items() if part or name != "test"}  # two images make no test split
     note = split_note(pool, seed, {name: len(part) for name, part in made.items()})
-    notes = (*(n for n in source.notes if n != "no split is given"), note)
+    notes = (*(n for n in source.notes if n != "no split is given"), note, *together)
     return replace(source, splits={**made, **splits}, notes=notes)
+
+
+def groups_with_copies(
+    base: Sequence[str],
+    records: Sequence[DetectionRecord],
+    copies: Copies,
+    parts: Sequence[float],
+    num_classes: int,
+    part: str,
+) -> tuple[NDArray[np.int64] | None, list[str]]:
+    """Groups for `iterative_stratification`, None where copies bring nothing together; what is to be said.
+
+    Args:
+        base: the group of each record without copies.
+        records: that are divided.
+        copies: of the same records.
+        parts: wished proportions.
+        num_classes: of the data set.
+        part: what is made: ``"split"`` or ``"fold"``.
+    """
+    presence = class_presence(records, num_classes)[:, :-1]
+    together = keep_together(base, copies, parts, lambda chosen: presence[chosen].sum(axis=0))
+    note = together.note(part)
+    return (together.groups if together.kept[0] else None), [note] if note else []
 
 
 def missing_parts(
@@ -120,14 +172,18 @@ def split_note(pool: str, seed: int, counts: Mapping[str, int], by: str = "class
 
 
 def _split_records(
-    records: list[DetectionRecord], names: list[str], parts: list[float], num_classes: int, seed: int
+    ordered: list[DetectionRecord],
+    names: list[str],
+    parts: list[float],
+    num_classes: int,
+    seed: int,
+    groups: NDArray[np.int64] | None,
 ) -> dict[str, list[DetectionRecord]]:
-    if not records:
+    if not ordered:
         return {name: [] for name in names}
-    if len(records) == 1:
-        return {name: list(records) for name in names[:2]}
-    ordered = sorted(records, key=lambda r: r.path)
-    choice = iterative_stratification(class_presence(ordered, num_classes), parts, seed)
+    if len(ordered) == 1:
+        return {name: list(ordered) for name in names[:2]}
+    choice = iterative_stratification(class_presence(ordered, num_classes), parts, seed, groups=groups)
     return {name: [ordered[i] for i in np.flatnonzero(choice == k)] for k, name in enumerate(names)}
 
 

@@ -123,7 +123,7 @@ def test_copies_in_an_earlier_split_are_found_and_equal_pictures_left_to_the_aud
 
 
 def test_more_candidates_than_are_looked_at_make_a_lower_bound(monkeypatch):
-    monkeypatch.setattr(near_duplicates, "_MOST_PAIRS", 1)
+    monkeypatch.setattr(near_duplicates, "MOST_PAIRS", 1)
     pictures = [_scene(0), _scene(1), _jpeg(_scene(0), 50), _jpeg(_scene(1), 50)]
     found = _find(pictures, {"train": [0, 1], "test": [2, 3]})
     assert found[0].pairs == ((2, 0),)

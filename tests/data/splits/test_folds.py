@@ -131,7 +131,7 @@ def test_a_datamodule_takes_a_fold() -> None:
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_class_that_a_fold_holds_out_whole_is_refused_by_every_fold(number: int) -> None:
     names, labels = [f"{i}.png" for i in range(21)], [0, 1] * 10 + [2]
-    with pytest.raises(UserError, match=r"fold \d of 3 holds out all 1 image\(s\) of the class 'c'"):
+    with pytest.raises(UserError, match=r"fold \d of 3 holds out the only image of the class 'c'"):
         fold_of(source(names, labels), FoldChoice(number, 3))
     groups = [f"day{i % 3}_{label}/{i}.png" for i, label in enumerate([0, 1] * 9)] + [f"day3_2/{i}.png" for i in "xyz"]
     with pytest.raises(UserError, match="all 3 image"):
