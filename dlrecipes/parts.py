@@ -20,7 +20,15 @@ from torch import Tensor, nn
 
 from dlrecipes.errors import CheckpointError, UserError
 
-__all__ = ["build_part", "construct", "constructor_parameters", "import_object", "part_spec", "unknown_args"]
+__all__ = [
+    "build_part",
+    "construct",
+    "constructor_parameters",
+    "import_named_classes",
+    "import_object",
+    "part_spec",
+    "unknown_args",
+]
 
 # Packages that a checkpoint may name without having been imported by the user: importing runs code.
 _TRUSTED = ("dlrecipes", "lightning", "pytorch_metric_learning", "timm", "torch", "torchmetrics", "torchvision")
@@ -173,6 +181,20 @@ def import_object(path: str) -> Any:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"cannot import {path!r}: {error}") from error
+
+
+def import_named_classes(config: Mapping[str, Any]) -> None:
+    """Import every class that a part of a config names, so that a checkpoint of its run may: `build_part` makes what
+    has been imported. The config is to be trusted as the code that it names.
+
+    Raises:
+        UserError: a class that cannot be imported.
+    """
+    for key, value in config.items():
+        if key == "class_path":
+            import_object(str(value))
+        elif isinstance(value, Mapping):
+            import_named_classes(value)
 
 
 def build_part(spec: dict[str, Any], *, base: type = nn.Module, trust: Sequence[str] = ()) -> Any:

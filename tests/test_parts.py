@@ -13,11 +13,18 @@ import torch
 from torch import nn
 
 from dlrecipes.checkpoint_io import load_checkpoint_file, save_checkpoint_file
-from dlrecipes.errors import CheckpointError
+from dlrecipes.errors import CheckpointError, UserError
 from dlrecipes.losses import FocalLoss
 from dlrecipes.models import DETR
 from dlrecipes.models.detr import HungarianMatcher, SetCriterion
-from dlrecipes.parts import build_part, construct, constructor_parameters, import_object, part_spec
+from dlrecipes.parts import (
+    build_part,
+    construct,
+    constructor_parameters,
+    import_named_classes,
+    import_object,
+    part_spec,
+)
 
 
 class Keeps(nn.Module):
@@ -181,6 +188,17 @@ def test_import_object() -> None:
     for wrong in ("AdamW", "torch.optim.AdamZ", "no_such_module.x"):
         with pytest.raises(ValueError, match=wrong.split(".")[0]):
             import_object(wrong)
+
+
+def test_classes_that_a_config_names_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "named_parts.py").write_text("class Loss: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    inner = {"class_path": "named_parts.Loss", "init_args": {"gamma": 2.0}}
+    import_named_classes({"class_path": "torch.nn.Module", "init_args": {"lr": 0.1, "loss": inner}})
+    assert "named_parts" in sys.modules
+    with pytest.raises(UserError, match=r"cannot import 'named_parts\.Net'"):
+        import_named_classes({"model": inner | {"class_path": "named_parts.Net"}})
+    del sys.modules["named_parts"]
 
 
 class Hands(Keeps):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from dlrecipes.checkpoint_io import load_checkpoint_file
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import CheckpointError, UserError
-from dlrecipes.parts import import_object
+from dlrecipes.parts import import_named_classes, import_object
 from dlrecipes.tasks.classification import ClassificationTask
 
 __all__ = ["EMATeacher", "RunTeacher", "SharedClasses", "load_teacher", "shared_classes"]
@@ -167,7 +167,7 @@ def load_teacher(path: str | Path) -> RunTeacher:
     given = Path(path).expanduser()
     checkpoint = _checkpoint_of(given)
     if given.is_dir():
-        _import_named_classes(given / "config.yaml")
+        _import_classes_of(given / "config.yaml")
     record = load_checkpoint_file(checkpoint).get("dlrecipes")
     if record is None:
         raise CheckpointError(f"{checkpoint} was not made by a dlrecipes task, so it cannot teach: give a run's folder")
@@ -192,21 +192,12 @@ def _checkpoint_of(path: Path) -> Path:
     raise UserError(f"teacher '{path}' holds no checkpoint (checkpoints/best.ckpt): give the folder of a finished run.")
 
 
-def _import_named_classes(config: Path) -> None:
+def _import_classes_of(config: Path) -> None:
     """Import the user's own classes that a run's config names: it is as trusted as the code that it names."""
     if not config.is_file():
         return
     values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    for path in _class_paths(values.get("model", {})):
-        import_object(path)
-
-
-def _class_paths(values: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in values.items():
-        if key == "class_path":
-            yield str(value)
-        elif isinstance(value, Mapping):
-            yield from _class_paths(value)
+    import_named_classes(values.get("model", {}))
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

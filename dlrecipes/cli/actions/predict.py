@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dlrecipes.data.audit.pixel_check import PixelCheck
 from dlrecipes.data.loading.predict import check_images, find_images
 from dlrecipes.errors import UserError
 from dlrecipes.functional.words import say
-from dlrecipes.parts import import_object
+from dlrecipes.parts import import_named_classes, import_object
 from dlrecipes.runs.folder import RunFolder
 from dlrecipes.shift.features import penultimate
 from dlrecipes.shift.ood import OOD_FILE, OODScorer
@@ -106,8 +106,7 @@ def load_task(checkpoint: Path, device: torch.device) -> BaseTask:
                 "of the run are those of dlrecipes: the checkpoint says the rest."
             ) from error
         try:
-            for path in _class_paths(values["model"]):
-                import_object(path)
+            import_named_classes(values["model"])
             task = import_object(values["model"]["class_path"])
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(
@@ -168,12 +167,3 @@ def _make_folder(output: Path | None, home: Path) -> Path:
                 raise UserError(f"{folder} cannot be made ({error.strerror}): give another --output.") from error
         except OSError as error:
             raise UserError(f"{folder} cannot be made ({error.strerror}): give another --output.") from error
-
-
-def _class_paths(values: Mapping[str, Any]) -> Iterator[str]:
-    """Every class that a part of a config names."""
-    for key, value in values.items():
-        if key == "class_path":
-            yield str(value)
-        elif isinstance(value, Mapping):
-            yield from _class_paths(value)
