@@ -7,7 +7,7 @@ BIN    ?= $(VENV)/bin/
 # one process a core, each of one thread; the tests of a file stay together, since they share what is slow to make
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 
-.PHONY: demo test check notebooks clean
+.PHONY: demo test check types tests notebooks clean
 
 demo: $(VENV)/.installed
 	$(BIN)python recipes/train_detr.py
@@ -18,8 +18,14 @@ test: $(VENV)/.installed-dev
 check:
 	$(BIN)ruff check .
 	$(BIN)ruff format --check .
+# beside each other, since the type checker has one thread and would leave the other cores idle for a minute
+	$(MAKE) --no-print-directory --jobs 2 types tests
+
+types:
 	$(BIN)mypy
 	$(BIN)lint-imports
+
+tests:
 	OMP_NUM_THREADS=1 $(BIN)python -m pytest $(PYTEST_ARGS)
 
 notebooks: $(VENV)/.installed-dev
