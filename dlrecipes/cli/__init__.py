@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from dlrecipes.cli.environment import flush_output, reader_is_gone
+from dlrecipes.cli.environment import flush_output, reader_is_gone, refuse_bytes
 from dlrecipes.cli.options.arguments import preset_names, read_arguments
 from dlrecipes.cli.options.help import short_help
 from dlrecipes.cli.options.presets import Choose, Requirement
@@ -112,11 +112,13 @@ def train(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
         before training, 141 nobody reads the output any more.
 
     Raises:
-        SystemExit: 143 or 130 after SIGTERM or Ctrl-C in training, when a checkpoint has been saved.
+        SystemExit: 143 or 130 after SIGTERM or Ctrl-C in training, when a checkpoint has been saved. Without it the
+            process ends with 137 where another rank was killed: `dlrecipes.callbacks.LostRank`.
     """
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     try:
+        refuse_bytes(argv)
         aliases = {flag: option.target for flag, option in recipe.options.items()}
         arguments = read_arguments(
             [*_brought_along(argv, recipe.options), *argv],

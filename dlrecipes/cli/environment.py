@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 
-__all__ = ["flush_output", "import_from_here", "reader_is_gone"]
+from dlrecipes.errors import UserError
+from dlrecipes.functional.words import visible
+
+__all__ = ["flush_output", "import_from_here", "reader_is_gone", "refuse_bytes"]
 
 
 def import_from_here() -> None:
@@ -14,6 +18,20 @@ def import_from_here() -> None:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
+
+
+def refuse_bytes(argv: Sequence[str]) -> None:
+    """Paths that are no text cannot be kept in a run's settings.
+
+    Raises:
+        UserError: an argument has bytes that are no UTF-8.
+    """
+    for word in argv:
+        if any("\udc80" <= letter <= "\udcff" for letter in word):
+            raise UserError(
+                f"{visible(word)}: this name has bytes that are no UTF-8 text, shown as \\x..; rename it, for example "
+                "by `convmv -f latin1 -t utf8 --notest`, or give a link to it that has another name."
+            )
 
 
 def flush_output() -> None:

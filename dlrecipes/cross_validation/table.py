@@ -46,7 +46,7 @@ class ImageCollector(Collector):
         info = self.info
         classes = info.classes if info.task != "regression" else ()
         targets, outputs = torch.cat(self.targets), torch.cat(self.outputs)
-        with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
+        with (folder / TABLE).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             if info.task == "classification":
                 writer.writerow(("image", "target", "prediction", *(f"p({name})" for name in classes)))

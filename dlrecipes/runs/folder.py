@@ -272,7 +272,7 @@ def _write_text(path: Path, text: str) -> None:
     """Replace a file in one go, so that a reader or a kill never meets half of it."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write '{path}' ({error.strerror}): check the disk and its permissions.") from error

@@ -119,8 +119,8 @@ class ImageResults:
         head = ["path"] if info.task == "regression" else ["path", "label", "probability"]
         try:
             (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
-            self._csv = self.csv_file.open("w", encoding="utf-8", newline="")
-            self._json = self.json_file.open("w", encoding="utf-8")
+            self._csv = self.csv_file.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+            self._json = self.json_file.open("w", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written ({error.strerror}): give another --output.") from error
         self._table = csv.writer(self._csv)

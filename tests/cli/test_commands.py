@@ -18,6 +18,10 @@ from dlrecipes.cli.commands import main
         (["predict", "run", "images", "--threshold", "high"], "invalid float value: 'high'"),
         (["predict", "no/run", "images"], "'no/run' does not exist"),
         (["check-data", "no/data"], "no/data"),
+        (
+            ["check-data", b"caf\xe9".decode(errors="surrogateescape")],
+            "caf\\xe9: this name has bytes that are no UTF-8 text",
+        ),
     ],
 )
 def test_one_sentence_and_exit_code_2(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import NoReturn
 
 import dlrecipes
-from dlrecipes.cli.environment import flush_output, reader_is_gone
+from dlrecipes.cli.environment import flush_output, reader_is_gone, refuse_bytes
 from dlrecipes.cli.options.arguments import suggest
 from dlrecipes.errors import DLRecipesError, UserError
 from dlrecipes.functional.words import say, visible
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
+        refuse_bytes(argv)
         options = _parser().parse_args(argv)
         code = int(options.run_command(options))
         flush_output()

@@ -94,7 +94,7 @@ def probe_source(
             missing.append(row)
     known_as = str(Path(root).resolve()) if os.path.exists(root) else root  # a torchvision data set is no path
     folder = cache_folder() / "audit"
-    cache_file = folder / f"{hashlib.sha256(known_as.encode()).hexdigest()[:24]}.{_VERSION}.npy"
+    cache_file = folder / f"{hashlib.sha256(os.fsencode(known_as)).hexdigest()[:24]}.{_VERSION}.npy"
     fresh = _recall(cache_file, facts)
     errors = _decode_all(places, fresh, facts, workers, show_progress)
     if len(fresh) > len(errors):

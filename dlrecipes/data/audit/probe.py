@@ -73,9 +73,7 @@ def probe_images(
     Returns:
         Facts by path.
     """
-    cache_file = (
-        cache_folder() / "audit" / f"{hashlib.sha256(str(Path(root).resolve()).encode()).hexdigest()[:24]}.json"
-    )
+    cache_file = cache_folder() / "audit" / f"{hashlib.sha256(os.fsencode(Path(root).resolve())).hexdigest()[:24]}.json"
     remembered = _load(cache_file)
     unique = list(dict.fromkeys(paths))
     stamps = {path: _stamp(path) for path in unique}

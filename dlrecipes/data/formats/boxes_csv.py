@@ -23,10 +23,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dlrecipes.data.formats.columns import DECIMAL_COMMA, with_point
 from dlrecipes.data.formats.layout import (
     check_class_names,
+    encoding_of,
     files_with_suffix,
     in_split_order,
+    not_text,
     parse_numbers,
     shown,
     split_folders,
@@ -115,7 +118,7 @@ def _header(path: Path) -> dict[str, int] | None:
     Raises:
         UserError: it holds boxes, but not by their corners.
     """
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+    with path.open(encoding=encoding_of(path), errors="replace", newline="") as file:
         line = file.readline().strip()
     cells = [c.strip().lower() for c in next(csv.reader([line], delimiter=_delimiter(line)), [])]
     columns = {k: next((cells.index(n) for n in names if n in cells), -1) for k, names in _COLUMNS.items()}
@@ -182,19 +185,23 @@ def _read_rows(path: Path, root: Path, split: str) -> dict[str, dict[str, _Rows]
         )
     columns = header or {name: i for i, name in enumerate(_NEEDED)}
     found: dict[str, dict[str, _Rows]] = defaultdict(dict)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        delimiter = _delimiter(file.readline())
-        file.seek(0)
-        reader = csv.reader(file, delimiter=delimiter)
-        try:
+    line = 1
+    try:
+        with path.open(encoding=encoding_of(path), newline="") as file:
+            delimiter = _delimiter(file.readline())
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter)
             for row in reader:
-                if (header and reader.line_num == 1) or not any(cell.strip() for cell in row):
+                line = reader.line_num
+                if (header and line == 1) or not any(cell.strip() for cell in row):
                     continue
-                _add_row(found, path, root, split, columns, row, reader.line_num)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{path}, line {reader.line_num}: not readable as CSV ({error}); export it again."
-            ) from error
+                if delimiter != ",":
+                    row = [with_point(cell) if DECIMAL_COMMA.fullmatch(cell.strip()) else cell for cell in row]
+                _add_row(found, path, root, split, columns, row, line)
+    except UnicodeError as error:
+        raise not_text(path, error) from error
+    except csv.Error as error:
+        raise UserError(f"{path}, line {line}: not readable as CSV ({error}); export it again.") from error
     if not found:
         raise UserError(f"{path}: no rows under the header; export it again.")
     return found

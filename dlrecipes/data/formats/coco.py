@@ -118,7 +118,7 @@ def read_coco(root: Path, files: dict[str, Path]) -> DetectionSource:
 def _load(path: Path, root: Path) -> _CocoFile:
     name = shown(path, root)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # in UTF-8 or 16, with or without a mark
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}: the JSON breaks off or is invalid at line {error.lineno}, column {error.colno} ({error.msg}); "

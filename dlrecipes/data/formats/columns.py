@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SEPARATOR", "Column", "column_of_text", "find_column"]
+__all__ = ["DECIMAL_COMMA", "SEPARATOR", "Column", "column_of_text", "find_column", "with_point"]
 
 SEPARATOR = re.compile(r"[;|]")
 """What stands between several labels in one cell."""
+
+DECIMAL_COMMA = re.compile(r"[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+")
+"""A number as spreadsheets of many countries write it: 1.234,5."""
 
 _WHOLE = re.compile(r"[-+]?\d+")
 
@@ -98,6 +101,15 @@ def _lists(cells: Sequence[str]) -> NDArray[np.object_]:
     for row, labels in enumerate(lists):
         values[row] = labels
     return values
+
+
+def with_point(cell: str) -> str:
+    """A number that has a decimal comma as Python reads it.
+
+    >>> with_point("1.234,5"), with_point("1.234")
+    ('1234.5', '1234')
+    """
+    return cell.replace(".", "").replace(",", ".")
 
 
 def find_column(names: Sequence[str], wanted: Sequence[str]) -> str | None:

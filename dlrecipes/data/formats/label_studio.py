@@ -129,7 +129,7 @@ def read_label_studio(root: Path, files: dict[str, Path]) -> DetectionSource:
 
 def _tasks(file: Path, notes: list[str]) -> list[_Task]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: the JSON breaks off or is invalid ({error}); export the file again.") from error
     if not all(isinstance(task, dict) and isinstance(task.get("data"), dict) for task in content):

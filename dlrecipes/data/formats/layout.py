@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import os
 import re
@@ -15,9 +16,11 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "check_class_names",
     "check_split_classes",
+    "encoding_of",
     "files_with_suffix",
     "image_index",
     "in_split_order",
+    "not_text",
     "parse_numbers",
     "plain_name",
     "read_lines",
@@ -94,16 +97,32 @@ def shown(path: str | Path, root: str | Path) -> str:
         return str(path)
 
 
+def encoding_of(path: Path) -> str:
+    """Encoding of a text file by its first bytes: UTF-16, as Excel's "Unicode text" has it, or UTF-8, with or without a
+    mark."""
+    with path.open("rb") as file:
+        first = file.read(4)
+    if first in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        return "utf-32"
+    return "utf-16" if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def not_text(path: Path, error: UnicodeError) -> UserError:
+    """The sentence about a file in an encoding that nothing in it tells, as those of single countries."""
+    byte = f"byte 0x{error.object[error.start]:02x}" if isinstance(error, UnicodeDecodeError) else error
+    return UserError(f"{path} is no text in UTF-8 or UTF-16 ({byte}); save it as UTF-8, in Excel as 'CSV UTF-8'.")
+
+
 def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 text file.
+    """Lines of a text file in UTF-8 or UTF-16.
 
     Raises:
         UserError: if it is not text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a UTF-8 text file ({error.reason}); save it as UTF-8.") from None
+        return path.read_text(encoding=encoding_of(path)).splitlines()
+    except UnicodeError as error:
+        raise not_text(path, error) from None
 
 
 def parse_numbers(values: Iterable[object], where: str) -> list[float]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrecipes.data.formats.columns import column_of_text, find_column
+from dlrecipes.data.formats.columns import DECIMAL_COMMA, column_of_text, find_column, with_point
 from dlrecipes.data.formats.image_files import PathImages
 from dlrecipes.data.formats.image_places import ImagePlaces
 from dlrecipes.data.formats.image_source import ImageSource, ImageTable
@@ -32,8 +32,10 @@ from dlrecipes.data.formats.image_targets import NO_TARGETS, choose_target, read
 from dlrecipes.data.formats.layout import (
     IMAGE_SUFFIXES,
     check_split_classes,
+    encoding_of,
     files_with_suffix,
     in_split_order,
+    not_text,
     shown,
     split_folders,
     split_name,
@@ -51,6 +53,7 @@ WEIGHT_COLUMNS = ("weight", "sample_weight", "weights")
 
 _CLEAR_COLUMNS = IMAGE_COLUMNS[:-2]  # the others hold images only if files are called so
 _PREFERRED = ("labels", "label", "metadata", "annotations", "data")  # of several files that name no split
+_WHOLE = re.compile(r"([-+]?(\d+|\d{1,3}(\.\d{3})+))?")  # or nothing
 _PROBED = 32  # rows that are looked at to tell which column names files
 
 
@@ -159,7 +162,7 @@ def _delimiter(line: str, suffix: str) -> str:
 
 def _lists_images(path: Path) -> bool:
     """Whether a file has a column of images: known by its name, or by what its first cells say."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+    with path.open(encoding=encoding_of(path), errors="replace", newline="") as file:
         line = file.readline().strip()
     header = next(csv.reader([line], delimiter=_delimiter(line, path.suffix.lower())), [])
     if find_column(header, _CLEAR_COLUMNS) is not None:
@@ -175,7 +178,7 @@ def _lists_images(path: Path) -> bool:
 def _read(path: Path, split: str, limit: int | None = None) -> _Table:
     """The cells of one file; the first line names the columns, unless it names an image itself."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding=encoding_of(path), newline="") as file:
             delimiter = _delimiter(file.readline(), path.suffix.lower())
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter)
@@ -186,8 +189,8 @@ def _read(path: Path, split: str, limit: int | None = None) -> _Table:
                     lines.append(reader.line_num)
                 if limit is not None and len(rows) > limit:
                     break
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not readable as CSV in UTF-8 ({error}); save it in this encoding.") from error
+    except UnicodeError as error:
+        raise not_text(path, error) from error
     except csv.Error as error:
         raise UserError(f"{path}: not readable as CSV ({error}); export it again.") from error
     except OSError as error:
@@ -218,11 +221,11 @@ def _read(path: Path, split: str, limit: int | None = None) -> _Table:
 def _with_points(cells: list[str]) -> list[str]:
     """Numbers with decimal commas, as spreadsheets of many countries write them, with points; others as they are."""
     stripped = [cell.strip() for cell in cells]
-    decimal = [re.fullmatch(r"[-+]?\d+,\d+", cell) is not None for cell in stripped]
-    whole = (re.fullmatch(r"([-+]?\d+)?", cell) is not None for cell in stripped)
+    decimal = [DECIMAL_COMMA.fullmatch(cell) is not None for cell in stripped]
+    whole = (_WHOLE.fullmatch(cell) is not None for cell in stripped)
     if not any(decimal) or not all(a or b for a, b in zip(decimal, whole, strict=True)):
         return cells
-    return [cell.replace(",", ".") for cell in stripped]
+    return [with_point(cell) for cell in stripped]
 
 
 def _joined(tables: dict[str, _Table], needed: list[str], files: dict[str, Path]) -> tuple[_Table, list[str]]:

@@ -20,6 +20,7 @@ import yaml
 from dlrecipes.data.formats.darknet import find_darknet, located, read_darknet
 from dlrecipes.data.formats.layout import (
     IMAGE_SUFFIXES,
+    encoding_of,
     files_with_suffix,
     in_split_order,
     parse_numbers,
@@ -81,7 +82,7 @@ def _labels_beside(root: Path) -> bool:
 
 
 def _has_names(path: Path) -> bool:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding=encoding_of(path), errors="replace").splitlines()
     return any(_NAMES.match(line) for line in lines)
 
 
@@ -142,7 +143,7 @@ def _content(file: Path) -> dict[str, Any]:
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_bytes())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""

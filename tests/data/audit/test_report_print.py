@@ -36,3 +36,13 @@ def test_splits_named_by_strangers_are_no_markup(tmp_path, capsys):
     (tmp_path / "data.csv").write_text("\n".join(lines) + "\n")
     assert check_data(tmp_path / "data.csv") == 0
     assert "[/red]" in capsys.readouterr().out
+
+
+def test_files_whose_names_are_no_text_are_read_and_named(tmp_path, capsys):
+    strange = b"caf\xe9".decode(errors="surrogateescape")
+    for k in range(4):
+        _picture(tmp_path / strange / "data" / "ab"[k % 2] / f"{strange}{k}.png", k)
+    copy = tmp_path / strange / "data" / "a" / f"{strange}9.png"
+    copy.write_bytes((copy.parent / f"{strange}0.png").read_bytes())
+    assert check_data(tmp_path / strange / "data", json_file=tmp_path / "report.json") == 0
+    assert "caf\\xe99.png" in capsys.readouterr().out

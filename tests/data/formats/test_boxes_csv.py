@@ -29,6 +29,21 @@ def test_headers_and_separators(tiny, header, separator, name):
     tiny.check(read_detection(tiny.root / name), ["all"])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_decimal_commas_and_the_text_of_excel(tiny, encoding):
+    tiny.write_csv()
+    file = next(tiny.root.rglob("*.csv"))
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    text = "\r\n".join(
+        ";".join(cell.replace(".", ",") if k in range(1, 5) else cell for k, cell in enumerate(r)) for r in rows
+    )
+    file.write_bytes(text.encode(encoding))
+    tiny.check(read_detection(tiny.root))
+    file.write_bytes(text.replace("cat", "K\xe4tzchen").encode("latin-1"))
+    with pytest.raises(UserError, match=r"is no text in UTF-8 or UTF-16 \(byte 0xe4\); save it as"):
+        read_detection(tiny.root)
+
+
 def test_roboflow_folders_with_image_sizes(tiny):
     for split, folder in (("train", "train"), ("val", "valid"), ("test", "test")):
         tiny.write_images(tiny.root / folder, tiny.of(split))

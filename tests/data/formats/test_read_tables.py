@@ -166,6 +166,18 @@ def test_decimal_commas_of_spreadsheets(root):
     assert _read(root, "image;size\n0.png;1,5\n1.png;a,b\n").classes == ("1,5", "a,b")
 
 
+@pytest.mark.parametrize(("encoding", "separator"), [("utf-8-sig", ";"), ("utf-16", "\t"), ("utf-16", ";")])
+def test_tables_of_spreadsheets_in_other_countries(root, encoding, separator):
+    rows = [
+        "image@Größe",
+        *(f"{r}@{v}" for r, v in zip(ROWS, ["1.000,5", "1.234", "2,5", "3", "4,25", "5,5"], strict=True)),
+    ]
+    (root / "labels.csv").write_bytes("\r\n".join(rows).replace("@", separator).encode(encoding))
+    source = read_images(root / "labels.csv")
+    assert (source.task, source.target_names) == ("regression", ("Größe",))
+    assert sorted(source.splits["all"].targets[:, 0].tolist()) == [2.5, 3.0, 4.25, 5.5, 1000.5, 1234.0]
+
+
 def test_what_is_not_used_is_named(root):
     source = _read(root, "id,image,label,is_valid,note\n7,0.png,a,1,x\n8,1.png,b,0,y\n")
     assert "not used: columns 'is_valid', 'note'" in source.notes
@@ -231,7 +243,9 @@ def test_a_missing_label_as_pandas_writes_it_is_no_class(root, nan):
 
 def test_a_table_that_is_no_text_and_two_that_could_be_meant(root):
     (root / "labels.csv").write_bytes(b"image,label\n0,\xff\xfe\n")
-    with pytest.raises(UserError, match=r"not readable as CSV in UTF-8 .*; save it in this encoding\."):
+    with pytest.raises(
+        UserError, match=r"no text in UTF-8 or UTF-16 \(byte 0x..\); save it as UTF-8, in Excel as 'CSV U"
+    ):
         read_images(root / "labels.csv")
     (root / "a.csv").write_text("image,label\n0,a\n")
     (root / "b.csv").write_text("image,label\n0,a\n")

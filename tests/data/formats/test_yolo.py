@@ -140,7 +140,7 @@ def test_invalid_yaml_names_the_line(tiny):
 def test_binary_label_file_is_refused(tiny):
     tiny.write_yolo()
     (tiny.root / "labels/train/im 0.txt").write_bytes(b"\x89PNG\xff\xfe")
-    with pytest.raises(UserError, match=r"im 0.txt is not a UTF-8 text file"):
+    with pytest.raises(UserError, match=r"im 0.txt is no text in UTF-8 or UTF-16"):
         read_detection(tiny.root)
 
 
