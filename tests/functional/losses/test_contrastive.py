@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlrecipes.functional.losses import balanced_contrastive_loss, supervised_contrastive_loss
+from dlrecipes.functional.losses.contrastive import normalise
 
 T = 0.2
 
@@ -139,6 +140,14 @@ def test_the_gradient_reaches_the_prototypes(x: Tensor, labels: Tensor) -> None:
     assert torch.autograd.gradcheck(loss, x[:5].clone().requires_grad_())
 
 
+def test_short_and_long_vectors_get_length_one_and_zeros_stay() -> None:
+    x = torch.tensor([[3e-3, 4e-3], [0.0, 0.0], [30.0, 40.0]], dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(normalise(x), F.normalize(x, dim=-1))
+    (gradient,) = torch.autograd.grad(normalise(x)[:, 0].sum(), x)
+    assert gradient[1].tolist() == [0.0, 0.0]
+    assert torch.autograd.gradcheck(normalise, x[::2].detach().requires_grad_())
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -150,7 +159,7 @@ def test_the_gradient_reaches_the_prototypes(x: Tensor, labels: Tensor) -> None:
         (lambda x, y: supervised_contrastive_loss(x, y, keys=x), r"keys has shape \[10, 6\].*key_targets"),
         (lambda x, y: supervised_contrastive_loss(x, y, reduction="avg"), "reduction is 'avg'"),
         (lambda x, y: balanced_contrastive_loss(x, y, x[:, :3]), r"prototypes has shape \[10, 3\]"),
-        (lambda x, y: balanced_contrastive_loss(x, y, x, temperature=-1.0), "temperature is -1.0"),
+        (lambda x, y: balanced_contrastive_loss(x, y, x, temperature=0.0), "temperature is 0.0"),
     ],
 )
 def test_mistakes_are_named(call: object, message: str, x: Tensor, labels: Tensor) -> None:
