@@ -1,9 +1,7 @@
 """Lightning's own Trainer on two gloo processes, with its default settings, leaves the samplers alone."""
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,16 +58,11 @@ def samplers():  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> list[list[tuple[int, str, list[int]]]]:
+def seen(
+    tmp_path_factory: pytest.TempPathFactory, run_script: Callable[[Path, str], None]
+) -> list[list[tuple[int, str, list[int]]]]:
     folder = tmp_path_factory.mktemp("ranks")
-    script = folder / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "PL_GLOBAL_SEED")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, script, folder], capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_script(folder, SCRIPT.format(tests=str(Path(__file__).parent)))
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 

@@ -1,11 +1,8 @@
 """Losses with something to learn, losses over several ranks, and other people's metric learning."""
 
-import json
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,21 +57,12 @@ dist.destroy_process_group()
 """
 
 
-def test_two_ranks_find_what_one_does(tmp_path: Path) -> None:
+def test_two_ranks_find_what_one_does(two_ranks: Callable[[str], list[Any]]) -> None:
     """Gradients with embeddings of all ranks, and what is counted or averaged over them."""
     from dlrecipes.imbalance.feature_smoothing import FeatureDistributionSmoothing
     from dlrecipes.imbalance.prototypes import NearestClassMean
 
-    script = tmp_path / "rank.py"
-    script.write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    ranks = [
-        subprocess.Popen([sys.executable, str(script), str(rank), address], stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    first, second = (json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in ranks)
+    first, second = two_ranks(SCRIPT)
 
     torch.manual_seed(0)
     model, x, y = nn.Linear(5, 4), torch.randn(8, 5), torch.tensor([0, 1, 2, 3, 0, 0, 1, 5])

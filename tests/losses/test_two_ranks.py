@@ -1,10 +1,7 @@
 """A loss under DDP on two real processes: the gradient is that of the whole batch on one."""
 
-import json
-import socket
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -36,17 +33,8 @@ dist.destroy_process_group()
 """
 
 
-def test_gradient_of_two_ranks_is_that_of_one(tmp_path: Path) -> None:
-    script = tmp_path / "rank.py"
-    script.write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    ranks = [
-        subprocess.Popen([sys.executable, str(script), str(rank), address], stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    first, second = (json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in ranks)
+def test_gradient_of_two_ranks_is_that_of_one(two_ranks: Callable[[str], list[Any]]) -> None:
+    first, second = two_ranks(SCRIPT)
 
     torch.manual_seed(0)
     model, x, y = nn.Linear(5, 3), torch.randn(8, 5), torch.randint(3, (8,))

@@ -1,10 +1,7 @@
 """Criterion and denoising on two real processes, one of which has no objects."""
 
-import json
-import socket
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 SCRIPT = """
 import json, sys
@@ -50,17 +47,8 @@ dist.destroy_process_group()
 """
 
 
-def test_both_ranks_divide_by_the_mean_number_of_objects(tmp_path: Path) -> None:
-    script = tmp_path / "rank.py"
-    script.write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    ranks = [
-        subprocess.Popen([sys.executable, str(script), str(rank), address], stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    first, second = (json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in ranks)
+def test_both_ranks_divide_by_the_mean_number_of_objects(two_ranks: Callable[[str], list[Any]]) -> None:
+    first, second = two_ranks(SCRIPT)
 
     import torch
 
