@@ -17,6 +17,11 @@ from dlrecipes.cli.commands import main as dlrecipes_command
 Trained = tuple[Path, Outcome]
 
 
+@pytest.fixture(autouse=True)
+def blank_figures() -> None:
+    """In this module, pictures of each kind of data are drawn."""
+
+
 def parts(run: Path) -> tuple[str, str]:
     """Task and loss of a run, without their rooms."""
     task = yaml.safe_load((run / "config.yaml").read_text())["model"]

@@ -22,6 +22,11 @@ from dlrecipes.tasks import DetectionTask
 SIDE = 64
 
 
+@pytest.fixture(autouse=True)
+def blank_figures() -> None:
+    """In this module everything is drawn, whatever the data lacks."""
+
+
 def write_csv(folder: Path, images: dict[str, list[int]], classes: int = 2) -> Path:
     """A folder of noise and a table of boxes, in the splits that are given: so many objects in each image."""
     rng = np.random.default_rng(0)

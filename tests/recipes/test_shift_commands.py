@@ -23,6 +23,11 @@ from dlrecipes.shift.ood import OODScorer, conformal_p_values
 EPOCH = ("--epochs", "1", "--trainer.limit_train_batches", "2")
 
 
+@pytest.fixture(autouse=True)
+def blank_figures() -> None:
+    """In this module a picture is looked at."""
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_photos(tmp_path_factory.mktemp("shift") / "photos", {"train": 20, "val": 20, "test": 40})
