@@ -420,8 +420,8 @@ class ClassificationData(SplitData):
         self._check_share(role, len(dataset), world_size)
         leave_out = training and leaves_out_rest(len(sampler), batch_size)
         if leave_out:
-            rest = len(sampler) % batch_size
-            self._note(f"{rest} training picture(s), others in each epoch, are left out: batches hold {batch_size}.")
+            rest = counted(len(sampler) % batch_size, "training picture")
+            self._note(f"{rest}, others in each epoch, are left out: batches hold {batch_size}.")
         return make_loader(
             dataset,
             sampler,
@@ -443,7 +443,8 @@ class ClassificationData(SplitData):
         least = world_size if role != "train" or self.batch_size == 1 else world_size + 1
         if images < least:
             raise UserError(
-                f"The {role} split holds {images} image(s) for {world_size} process(es): use fewer devices or more "
+                f"The {role} split holds {counted(images, 'image')} for "
+                f"{counted(world_size, 'process', 'processes')}: use fewer devices or more "
                 "data."
             )
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dlrecipes.contracts import Verdict
 from dlrecipes.errors import UserError
-from dlrecipes.functional.words import visible
+from dlrecipes.functional.words import counted, visible
 from dlrecipes.runs.folder import RunFolder
 
 __all__ = ["gather_verdicts", "print_verdicts", "read_verdicts", "write_verdicts"]
@@ -78,7 +78,7 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
     grave = [verdict for verdict in verdicts if verdict.level != "ok"]
     if not verdicts:
         return
-    console.print("findings:" if grave else f"findings: none, {len(verdicts)} check(s) passed.")
+    console.print("findings:" if grave else f"findings: none, {counted(len(verdicts), 'check')} passed.")
     for verdict in grave:
         console.print(f"  {verdict.level.ljust(7)}", style=_STYLE[verdict.level], end="  ")
         advice = f" {verdict.advice}" if verdict.advice else ""

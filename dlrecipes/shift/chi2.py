@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 from dlrecipes.shift.mmd import check_permutations
 from dlrecipes.shift.two_sample import (
     Sample,
@@ -86,7 +87,8 @@ def _categories(sample: Sample, name: str) -> NDArray[Any]:
     if values.ndim != 2 or values.shape[1] == 0:
         raise UserError(f"chi2_test: {name} has shape {values.shape}, and rows of categories [n] or [n, d] are needed")
     if len(values) < 2:
-        raise UserError(f"chi2_test: {name} has {len(values)} row(s), and at least two are needed to test anything")
+        rows = counted(len(values), "row")
+        raise UserError(f"chi2_test: {name} has {rows}, and at least two are needed to test anything")
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise UserError(f"chi2_test: {name} has a NaN: leave it out, or give it a category of its own")
     return values

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 from dlrecipes.shift.combined import shift_test
 from dlrecipes.shift.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from dlrecipes.shift.features import PCA, penultimate, softmax
@@ -235,7 +236,8 @@ class ExpandedTest:
     def _order(self, count: int) -> NDArray[np.int64]:
         """Positions of the images to use."""
         if count < _LEAST:
-            raise UserError(f"the test set has {count} images: at least {_LEAST} are needed to measure anything")
+            held = counted(count, "image")
+            raise UserError(f"the test set has {held}: at least {_LEAST} are needed to measure anything")
         return np.random.default_rng((self.seed, count)).permutation(count)[: self.samples].astype(np.int64)
 
 

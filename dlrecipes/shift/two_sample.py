@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dlrecipes.errors import UserError
 from dlrecipes.functional.permutation import canonical_order
+from dlrecipes.functional.words import counted
 
 __all__ = [
     "FeatureShift",
@@ -143,7 +144,8 @@ def as_samples(x: Sample, y: Sample, test: str) -> tuple[Tensor, Tensor]:
         if values.ndim != 2 or values.shape[1] == 0:
             raise UserError(f"{test}: {name} has shape {list(values.shape)}, and rows of numbers [n, d] are needed")
         if len(values) < 2:
-            raise UserError(f"{test}: {name} has {len(values)} row(s), and at least two are needed to test anything")
+            rows = counted(len(values), "row")
+            raise UserError(f"{test}: {name} has {rows}, and at least two are needed to test anything")
         if not bool(values.isfinite().all()):
             row, column = (~values.isfinite()).nonzero()[0].tolist()
             raise UserError(

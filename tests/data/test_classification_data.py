@@ -259,7 +259,7 @@ def test_a_rest_of_one_is_left_out_and_said():
     data = small(41)
     batches = epoch(data.train_dataloader())
     assert [len(b["index"]) for b in batches] == [8] * 5
-    assert "1 training picture(s), others in each epoch, are left out: batches hold 8." in data.notes
+    assert "1 training picture, others in each epoch, are left out: batches hold 8." in data.notes
     assert [len(b["index"]) for b in epoch(small(43).train_dataloader())] == [8] * 5 + [3]
     assert [len(b["index"]) for b in epoch(small(43, batch_size=2).train_dataloader())] == [2] * 21
     assert sum(len(b["index"]) for b in epoch(small(41, batch_size=4).val_dataloader())) == 9
@@ -410,10 +410,10 @@ def test_options_that_do_not_go_with_the_data(photos, monkeypatch):
     with pytest.raises(UserError, match="path 'x' and source cannot both be given"):
         ClassificationData("x", source=small().source)
     monkeypatch.setattr(classification, "rank_of", lambda trainer: (0, 45))
-    with pytest.raises(UserError, match=r"train split holds 45 image\(s\) for 45 process\(es\)"):
+    with pytest.raises(UserError, match=r"train split holds 45 images for 45 processes"):
         small().train_dataloader()
     assert len(small(batch_size=1).train_dataloader()) == 1
-    with pytest.raises(UserError, match=r"val split holds 9 image\(s\) for 45 process\(es\)"):
+    with pytest.raises(UserError, match=r"val split holds 9 images for 45 processes"):
         small().val_dataloader()
 
 

@@ -297,9 +297,7 @@ def test_setup_twice_keeps_what_is_there(small):
     assert data.notes == notes
 
 
-@pytest.mark.parametrize(
-    ("cores", "workers", "note"), [(2, 0, "all 2 core(s) compute"), (6, 4, "4 worker process(es)")]
-)
+@pytest.mark.parametrize(("cores", "workers", "note"), [(2, 0, "all cores compute"), (6, 4, "4 worker processes")])
 def test_number_of_workers_is_chosen_and_stated(monkeypatch, cores, workers, note):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
     data = scenes(num_workers=None)
@@ -495,9 +493,9 @@ def test_images_with_rare_classes_are_repeated(small):
 def test_what_to_expect_is_among_the_notes(small):
     data = files(small)
     data.prepare()
-    assert data.notes[0].startswith("3 training image(s): expect")
+    assert data.notes[0].startswith("3 training images: expect")
     data.prepare()
-    assert sum("training image(s)" in note for note in data.notes) == 1
+    assert sum("training images: expect" in note for note in data.notes) == 1
 
 
 @pytest.mark.parametrize(

@@ -101,15 +101,15 @@ def test_five_training_images(tmp_path: Path, mosaic: float) -> None:
     data = build(write_csv(tmp_path, {"train": [2, 1, 3, 1, 2], "val": [2, 1]}), transform="strong", mosaic=mosaic)
     task = fit(data, queries=20)
     assert len(task.losses) == 2
-    assert any(note.startswith("5 training image(s): expect a model that knows these by heart") for note in data.notes)
-    assert any(note.startswith("The val split holds 2 image(s) with 3 box(es)") for note in data.notes)
+    assert any(note.startswith("5 training images: expect a model that knows these by heart") for note in data.notes)
+    assert any(note.startswith("The val split holds 2 images with 3 boxes") for note in data.notes)
 
 
 def test_five_images_in_all(tmp_path: Path) -> None:
     data = build(write_csv(tmp_path, {"": [2, 1, 3, 1, 2]}))
     fit(data, queries=20)
     assert data.splits == ("train", "val", "test")
-    assert any(note.startswith("3 training image(s)") for note in data.notes)
+    assert any(note.startswith("3 training images") for note in data.notes)
 
 
 def test_one_class(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_hundred_objects_an_image(tmp_path: Path, mosaic: float) -> None:
     task = fit(data, queries=120)
     assert all(4 * 40 < count <= 4 * 120 for count in task.objects)
     assert any(note.startswith("Up to 101 objects in one image: the model needs more queries") for note in data.notes)
-    assert any(note.startswith("1 image(s) hold more than 100 objects") for note in data.notes)
+    assert any(note.startswith("1 image with more than 100 objects") for note in data.notes)
 
 
 def test_batches_without_any_object(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_the_preset_trains_on_five_images_of_one_class_some_empty(recipe: Module
     write_csv(tmp_path, {"train": [2, 0, 1, 0, 3], "val": [1, 0], "test": [1]}, classes=1)
     outcome = preset(recipe, tmp_path, "--image-size", 64, "--data.mosaic", 0.5)
     assert_trained(outcome, tmp_path)
-    assert "5 training image(s): expect a model that knows these by heart" in outcome.out
+    assert "5 training images: expect a model that knows these by heart" in outcome.out
     assert "One class (class 0): mAP is its AP" in outcome.out
 
 

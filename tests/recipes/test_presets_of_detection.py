@@ -92,7 +92,7 @@ def test_official_weights_are_fine_tuned(recipe: ModuleType, coco: Path, tmp_pat
     assert sentence.startswith(f"Preset detr_finetune, since {tmp_path / 'official.pth'} holds DETR's official weights")
     assert sentence.endswith("and 1 epoch of the 8 images will be 2.")
     assert "class rows copied by name" in outcome.out
-    assert "1 in 1 epoch(s): fewer than the 2000 or so that the preset needs; --epochs 2000 would be" in outcome.out
+    assert "1 in 1 epoch: fewer than the 2000 or so that the preset needs; --epochs 2000 would be" in outcome.out
     config = yaml.safe_load((tmp_path / "detr-001" / "config.yaml").read_text())["model"]["init_args"]
     assert (config["lr"], config["backbone_lr"]) == (1e-4, 1e-5)
     task = DetectionTask.load_from_checkpoint(tmp_path / "detr-001" / "checkpoints" / "last.ckpt")

@@ -37,7 +37,7 @@ def test_run_says_what_it_does_and_nothing_else(trained: Trained) -> None:
     for text in (
         "disc",
         "parameters",
-        "1 device(s) x 2 images x 1 accumulated = 2 images a step",
+        "1 device x 2 images x 1 accumulated = 2 images a step",
         "W&B: off",
         "seed 0",
     ):

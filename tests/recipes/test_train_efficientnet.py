@@ -36,7 +36,7 @@ def test_run_says_what_it_does_and_nothing_else(classified: Trained) -> None:
     _, outcome = classified
     for text in (
         *("(folders, classification, 3 classes)", "No problems found.", "The model sees 32 x 32 pixels", "seed 0"),
-        *("TimmClassifier, ", "1 device(s) x 6 images x 1 accumulated = 6 images a step", "8 in 2 epoch(s)"),
+        *("TimmClassifier, ", "1 device x 6 images x 1 accumulated = 6 images a step", "8 in 2 epochs"),
         *("W&B: off", "epoch 1/2", "epoch 2/2", "val/accuracy", "best val/f1", "test: accuracy", "recall by class"),
         *("dlrecipes predict", "--resume"),
     ):

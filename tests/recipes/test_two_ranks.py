@@ -111,8 +111,8 @@ def test_run_ends_well_and_speaks_with_one_voice(finished: Finished) -> None:
 
 
 def test_images_of_a_step_are_those_of_both(detected: Finished, classified_by_two: Finished) -> None:
-    assert "2 device(s) x 1 image x 1 accumulated = 2 images a step" in detected.process.stdout
-    assert "2 device(s) x 4 images x 1 accumulated = 8 images a step" in classified_by_two.process.stdout
+    assert "2 devices x 1 image x 1 accumulated = 2 images a step" in detected.process.stdout
+    assert "2 devices x 4 images x 1 accumulated = 8 images a step" in classified_by_two.process.stdout
 
 
 def test_one_run_folder(finished: Finished) -> None:

@@ -49,5 +49,5 @@ def test_findings_are_shown_and_passed_checks_are_counted() -> None:
     shown = printed(GRAVE, MILD, FINE)
     assert "warning  doctor: over-fitting: Loss rose. Stop [here]." in shown
     assert "gradients" not in shown
-    assert printed(FINE) == "findings: none, 1 check(s) passed.\n"
+    assert printed(FINE) == "findings: none, 1 check passed.\n"
     assert printed() == ""

@@ -8,6 +8,7 @@ import torch
 
 from dlrecipes.cli.actions.run_images import RunImages, open_run
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 from dlrecipes.shift.features import penultimate
 from dlrecipes.shift.ood import OOD_FILE, OODScorer
 
@@ -34,7 +35,10 @@ def fit_ood(run: str | Path, *, data: str | None = None, method: str = "knn", k:
     file = opened.home / OOD_FILE
     scorer.save(file)
     count = len(scorer.reference)
-    print(f"{method}: calibrated with {count} validation images, so that ood_p is at least {1 / (1 + count):.2g}")
+    print(
+        f"{method}: calibrated with {counted(count, 'validation image')}, so that ood_p is at least "
+        f"{1 / (1 + count):.2g}"
+    )
     if opened.data.test_split in opened.data.splits and opened.data.test_split != opened.data.val_split:
         features, logits, _ = _seen(opened, "test")
         share = (scorer.p_values(features, logits) <= 0.05).double().mean().item()

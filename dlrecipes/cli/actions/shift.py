@@ -25,7 +25,7 @@ from dlrecipes.data import ClassificationData
 from dlrecipes.data.formats.image_source import ImageTable
 from dlrecipes.data.loading.image_dataset import ImageDataset, unchanged
 from dlrecipes.errors import UserError
-from dlrecipes.functional.words import say, visible
+from dlrecipes.functional.words import counted, say, visible
 from dlrecipes.runs.shift_report import (
     Distribution,
     ShiftPicture,
@@ -105,7 +105,8 @@ def shift(
     ]
     for images in sides:
         if len(images.chosen) < _FEWEST:
-            raise UserError(f"{images.path} holds {len(images.chosen)} images, and {_FEWEST} are needed to compare.")
+            held = counted(len(images.chosen), "image")
+            raise UserError(f"{images.path} holds {held}, and {_FEWEST} are needed to compare.")
     view = _view(task, sides, device)
     found = [_measured(view, images, told) for images, told in zip(sides, ("Reference", "New images"), strict=True)]
     classes = () if task is None or task.info is None else task.info.classes

@@ -16,6 +16,7 @@ from dlrecipes.checkpoint_io import load_checkpoint_file
 from dlrecipes.cli.options.arguments import Arguments
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import CheckpointError, DLRecipesError, UserError
+from dlrecipes.functional.words import counted
 
 __all__ = ["GoesOn", "compare_data", "refuse_options_of_the_optimizer", "restoring"]
 
@@ -80,7 +81,7 @@ def compare_data(checkpoint: Path, info: DataInfo) -> None:
 
 def _change(before: DataInfo, now: DataInfo) -> str:
     if before.num_train != now.num_train:
-        return f"{now.num_train} training images, were {before.num_train}"
+        return f"{counted(now.num_train, 'training image')}, were {before.num_train}"
     if before.class_counts != now.class_counts:
         return f"{list(now.class_counts)} of the classes in training, were {list(before.class_counts)}"
     for name in ("pixel_mean", "pixel_std", "target_mean", "target_std"):
@@ -97,7 +98,7 @@ def _digits(values: tuple[float, ...]) -> str:
 
 def _in_words(info: DataInfo) -> str:
     names = ", ".join(info.classes[:5]) + (" ..." if len(info.classes) > 5 else "")
-    return f"{info.task} of {len(info.classes)} classes ({names})"
+    return f"{info.task} of {counted(len(info.classes), 'class', 'classes')} ({names})"
 
 
 class GoesOn(Callback):

@@ -83,10 +83,10 @@ def _describe_batch(trainer: Trainer, datamodule: Any) -> str:
     size = getattr(datamodule, "batch_size", None)
     accumulated = trainer.accumulate_grad_batches
     if size is None:
-        return f"{trainer.world_size} device(s), {accumulated} accumulated"
+        return f"{counted(trainer.world_size, 'device')}, {accumulated} accumulated"
     effective = trainer.world_size * size * accumulated
     one, all_ = counted(size, "image"), counted(effective, "image")
-    return f"{trainer.world_size} device(s) x {one} x {accumulated} accumulated = {all_} a step"
+    return f"{counted(trainer.world_size, 'device')} x {one} x {accumulated} accumulated = {all_} a step"
 
 
 def _describe_steps(trainer: Trainer, needed: int | None) -> str:
@@ -94,8 +94,9 @@ def _describe_steps(trainer: Trainer, needed: int | None) -> str:
     steps, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
     if steps == float("inf"):
         return f"{batches} batches an epoch, no end set"
-    text = f"{int(steps)} in {trainer.max_epochs} epoch(s)" if (trainer.max_epochs or 0) > 0 else f"{int(steps)}"
+    epochs = trainer.max_epochs or 0
+    text = f"{int(steps)} in {counted(epochs, 'epoch')}" if epochs > 0 else f"{int(steps)}"
     if needed is None or steps >= needed:
         return text
-    epochs = math.ceil(needed * trainer.accumulate_grad_batches / max(1, batches))
-    return f"{text}: fewer than the {needed} or so that the preset needs; --epochs {epochs} would be those"
+    enough = math.ceil(needed * trainer.accumulate_grad_batches / max(1, batches))
+    return f"{text}: fewer than the {needed} or so that the preset needs; --epochs {enough} would be those"

@@ -175,7 +175,8 @@ def _refuse_nothing_left(source: DetectionSource, splits: Mapping[str, list[Dete
             raise UserError(f"{source.root}: the split {name!r} holds no image; add images or remove the split.")
         had = sum(len(r.boxes) for r in source.splits[name])
         if had and not any(len(r.boxes) for r in records):
-            raise UserError(f"{source.root}: none of the {had} boxes of {name!r} has an area inside its image.")
+            boxes = counted(had, "box", "boxes")
+            raise UserError(f"{source.root}: none of the {boxes} of {name!r} has an area inside its image.")
     if not any(len(r.boxes) for records in splits.values() for r in records):
         raise UserError(f"{source.root}: no object is annotated in any image; there is nothing to learn.")
 
@@ -186,7 +187,7 @@ def _refuse_crowded(records: Iterable[DetectionRecord], max_queries: int | None,
     count, path = max((int((~r.iscrowd).sum()), r.path) for r in records)
     if count > max_queries:
         raise UserError(
-            f"{shown(path, root)} holds {count} objects, more than the model's {max_queries} queries; "
+            f"{shown(path, root)} holds {counted(count, 'object')}, more than the model's {max_queries} queries; "
             f"raise --model.model.num_queries to at least {count}."
         )
 

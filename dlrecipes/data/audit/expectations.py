@@ -8,6 +8,7 @@ import numpy as np
 
 from dlrecipes.contracts import DataInfo
 from dlrecipes.data.formats.records import DetectionRecord
+from dlrecipes.functional.words import counted
 
 __all__ = ["expectations"]
 
@@ -58,7 +59,7 @@ def expectations(
 def _few_images(count: int, strong: bool) -> str:
     if count < _FEWEST_IMAGES:
         return (
-            f"{count} training image(s): expect a model that knows these by heart, not one that finds objects "
+            f"{counted(count, 'training image')}: expect a model that knows these by heart, not one that finds objects "
             "in others."
         )
     if count < _FEW_IMAGES:
@@ -104,17 +105,18 @@ def _crowds(splits: Mapping[str, Sequence[DetectionRecord]]) -> Iterable[str]:
     over = sum(count > _COUNTED for of_split in counts.values() for count in of_split)
     if over:
         yield (
-            f"{over} image(s) hold more than {_COUNTED} objects: COCO's mAP counts the best {_COUNTED} detections of "
-            "an image, so it cannot reach 1 on them."
+            f"{counted(over, 'image')} with more than {_COUNTED} objects: COCO's mAP counts the best "
+            f"{_COUNTED} detections of an image, so it cannot reach 1 on them."
         )
 
 
 def _held_out(name: str, records: Sequence[DetectionRecord]) -> str:
     boxes = sum(int((~record.iscrowd).sum()) for record in records)
     if boxes == 0:
-        return f"The {name} split holds no object in its {len(records)} image(s): it can have no mAP."
+        return f"The {name} split holds no object in its {counted(len(records), 'image')}: it can have no mAP."
     if len(records) >= _FEW_HELD_OUT:
         return ""
     return (
-        f"The {name} split holds {len(records)} image(s) with {boxes} box(es): expect its mAP to jump between epochs."
+        f"The {name} split holds {counted(len(records), 'image')} with {counted(boxes, 'box', 'boxes')}: expect "
+        "its mAP to jump between epochs."
     )

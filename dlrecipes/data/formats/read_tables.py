@@ -41,6 +41,7 @@ from dlrecipes.data.formats.layout import (
     split_name,
 )
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 
 __all__ = ["IMAGE_COLUMNS", "SPLIT_COLUMNS", "WEIGHT_COLUMNS", "find_tables", "read_tables"]
 
@@ -209,8 +210,8 @@ def _read(path: Path, split: str, limit: int | None = None) -> _Table:
     for row, line in zip(rows, lines, strict=True):
         if len(row) > len(header) and any(cell.strip() for cell in row[len(header) :]):
             raise UserError(
-                f"{path}, line {line}: {len(row)} entries, but its first line names {len(header)} columns; quote "
-                "entries that hold a separator."
+                f"{path}, line {line}: {counted(len(row), 'entry', 'entries')}, but its first line names "
+                f"{counted(len(header), 'column')}; quote entries that hold a separator."
             )
     cells = {n: [row[k] if k < len(row) else "" for row in rows] for k, n in enumerate(header)}
     if delimiter != ",":

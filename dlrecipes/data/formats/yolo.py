@@ -277,7 +277,8 @@ def _objects(reader: _Reader, text: Path, lines: list[str]) -> Iterator[tuple[in
             )
         values = values[: reader.columns]
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-            raise UserError(f"{where}: {len(fields)} values; it needs 'class cx cy width height', or a polygon.")
+            given = counted(len(fields), "value")
+            raise UserError(f"{where}: {given}; it needs 'class cx cy width height', or a polygon.")
         if large := [v for v in values if abs(v) > _LARGEST_RELATIVE]:
             raise UserError(
                 f"{where}: {large[0]:g} looks like pixels; YOLO boxes are relative to the image, in 0..1: "

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dlrecipes.data.loading.sampler import EpochSampler
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 
 __all__ = ["ResumableDataLoader", "leaves_out_rest", "make_loader"]
 
@@ -67,8 +68,9 @@ class ResumableDataLoader(DataLoader[Any]):
         if state["batches"] > 0 and saved != now:
             self._refusal = (
                 f"The checkpoint was written in the middle of epoch {state['epoch']} with batch size "
-                f"{saved['batch_size']} on {saved['world_size']} process(es), not {now['batch_size']} on "
-                f"{now['world_size']}: resume with the same, or from a checkpoint of an epoch's end."
+                f"{saved['batch_size']} on {counted(saved['world_size'], 'process', 'processes')}, not "
+                f"{now['batch_size']} on {now['world_size']}: resume with the same, or from a checkpoint "
+                "of an epoch's end."
             )
         self._epoch, self._batches, self._loaded = state["epoch"], state["batches"], True
         self._sampler.set_epoch(self._epoch)

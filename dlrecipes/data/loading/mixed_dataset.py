@@ -15,6 +15,7 @@ from dlrecipes.data.loading.box_dataset import RecordDataset, epoch_and_index, t
 from dlrecipes.data.loading.collate import DetectionSample
 from dlrecipes.data.loading.sampler import sample_seed
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 
 __all__ = ["MixedDataset", "Mixing"]
 
@@ -79,9 +80,8 @@ class Mixing:
                 f"{start} to the end, or the last share of a TimeBudget: when that is cannot be told without --epochs."
             )
         closing = self.closing_epoch(epochs)
-        return (
-            f"{start} in all {epochs} epoch(s)." if closing is None else f"{start} up to epoch {closing} of {epochs}."
-        )
+        every = f"in {'all ' * (epochs > 1)}{counted(epochs, 'epoch')}"
+        return f"{start} {every}." if closing is None else f"{start} up to epoch {closing} of {epochs}."
 
 
 class MixedDataset(Dataset[DetectionSample]):

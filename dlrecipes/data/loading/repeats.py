@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlrecipes.data.formats.records import DetectionRecord
+from dlrecipes.functional.words import counted
 from dlrecipes.imbalance import RepeatFactorSampler
 
 __all__ = ["Repeats", "plan_repeats"]
@@ -66,6 +67,6 @@ def plan_repeats(
     rest = f", others at least x{gain.min():.2f}" if len(names) > _NAMED else ""
     return Repeats(
         sampler,
-        f"Images with rare classes are repeated: {sampler.epoch_size} samples an epoch of {len(records)} "
+        f"Images with rare classes are repeated: {counted(sampler.epoch_size, 'sample')} an epoch of {len(records)} "
         f"images; boxes of {named}{rest}.",
     )

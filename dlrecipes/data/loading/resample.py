@@ -13,6 +13,7 @@ from torch import nn
 from dlrecipes.contracts import DataInfo
 from dlrecipes.data.loading.sampler import EpochSampler
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 from dlrecipes.imbalance import (
     BalancedDistributedSampler,
     MPerClassSampler,
@@ -155,7 +156,7 @@ class Resampling:
         if len(empty):
             raise UserError(
                 f"The sampler {self.sampler!r} cannot draw {classes[empty[0]]!r}, of which no image is in the training "
-                f"split ({len(empty)} such class(es)): add images, or leave --data.sampler out."
+                f"split ({counted(len(empty), 'such class', 'such classes')}): add images, or leave --data.sampler out."
             )
         if self.sampler == _M_PER_CLASS:
             return self._m_per_class(targets, classes)

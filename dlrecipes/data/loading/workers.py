@@ -9,6 +9,7 @@ from collections.abc import Sized
 import lightning as L
 
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 
 __all__ = ["at_least", "choose_workers", "planned_epochs", "rank_of"]
 
@@ -41,10 +42,12 @@ def choose_workers(trainer: L.Trainer | None, most: int) -> tuple[int, str]:
     spare = cores // devices - 1
     if on_cpu and spare <= 1:
         # measured on two cores: a worker interrupts the threads that compute, and 130 ms a step become 180
-        return 0, f"Batches are prepared between the steps: all {cores} core(s) compute."
+        return 0, f"Batches are prepared between the steps: {'all cores' if cores > 1 else 'the only core'} compute."
     workers = max(1, min(most, spare))
+    who = counted(workers, "worker process", "worker processes")
     return workers, (
-        f"{workers} worker process(es) a device prepare batches, for {cores} cores and {devices} device(s)."
+        f"{who} a device {'prepares' if workers == 1 else 'prepare'} batches, for {counted(cores, 'core')} "
+        f"and {counted(devices, 'device')}."
     )
 
 

@@ -176,8 +176,8 @@ def groups_of(names: Sequence[str], pattern: str | None, choice: FoldChoice, roo
     """
     groups = list(names) if pattern is None else _matches(names, pattern, root)
     if (distinct := len(set(groups))) < choice.folds:
-        what = "images" if pattern is None else "groups"
-        raise UserError(f"{root} has {distinct} {what} for {choice.folds} folds: take fewer folds")
+        what = counted(distinct, "image" if pattern is None else "group")
+        raise UserError(f"{root} has {what} for {choice.folds} folds: take fewer folds")
     return groups
 
 
@@ -197,7 +197,7 @@ def fold_note(
 chance: --folds 22 or fewer would leave 10'
     """
     train, val = counts.values()
-    by = "" if pattern is None else f", {len(set(groups))} groups by {pattern!r}"
+    by = "" if pattern is None else f", {counted(len(set(groups)), 'group')} by {pattern!r}"
     few = ", so few that the best epoch is mostly chance" if val < _FEW else ""
     if few and (enough := (train + val) // _FEW) >= 2:
         few += f": --folds {enough} or fewer would leave {_FEW}"

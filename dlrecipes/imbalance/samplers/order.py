@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from dlrecipes.functional.words import counted
+
 __all__ = ["ClassCycles", "fixed_sum_counts", "generator", "label_array"]
 
 _TOGETHER = 256  # samples of a small class that one generator shuffles, so that a tail costs no more than a head
@@ -100,8 +102,9 @@ class ClassCycles:
             raise ValueError(f"labels has {labels.max()}, but num_classes={num_classes}: labels count from 0")
         if not self.counts.all():
             empty = np.flatnonzero(self.counts == 0)
+            such = counted(len(empty), "such class", "such classes")
             raise ValueError(
-                f"class {empty[0]} of {num_classes} has no sample ({len(empty)} such class(es)), so it cannot be drawn:"
+                f"class {empty[0]} of {num_classes} has no sample ({such}), so it cannot be drawn:"
                 " add samples of it, or number the classes without it"
             )
         self._members = np.split(np.argsort(labels, kind="stable"), np.cumsum(self.counts)[:-1])

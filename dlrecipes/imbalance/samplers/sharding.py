@@ -11,6 +11,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
 
+from dlrecipes.functional.words import counted
+
 __all__ = ["ShardedSampler"]
 
 
@@ -51,7 +53,7 @@ class ShardedSampler(DistributedSampler[int], ABC):
         if (rank is None) != (world_size is None):
             raise ValueError(f"rank={rank} and world_size={world_size}: give both or neither")
         if rank is not None and world_size is not None and not 0 <= rank < world_size:
-            raise ValueError(f"rank={rank}: of {world_size} process(es), 0 to {world_size - 1}")
+            raise ValueError(f"rank={rank}: of {counted(world_size, 'process', 'processes')}, 0 to {world_size - 1}")
         positions: Any = range(epoch_size)  # all that the sampler asks of a data set is its length
         super().__init__(positions, num_replicas=world_size or 1, rank=rank or 0, seed=seed)
         self.epoch_size = epoch_size

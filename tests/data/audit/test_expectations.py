@@ -38,11 +38,11 @@ def test_what_is_done_already_is_not_advised():
 @pytest.mark.parametrize("images", [3, 30])
 def test_a_split_without_objects_has_no_map(images):
     (note,) = notes(records(*[[0]] * 100), val=records(*[[]] * images))
-    assert note == f"The val split holds no object in its {images} image(s): it can have no mAP."
+    assert note == f"The val split holds no object in its {images} image{'s' * (images != 1)}: it can have no mAP."
 
 
 @pytest.mark.parametrize(
-    ("count", "says"), [(5, "5 training image(s): expect a model that knows"), (99, "99 training images are few")]
+    ("count", "says"), [(5, "5 training images: expect a model that knows"), (99, "99 training images are few")]
 )
 def test_few_images(count, says):
     (note,) = notes(records(*[[0]] * count))
@@ -74,9 +74,9 @@ def test_crowds(most, expected):
     found = notes(records(*[[0]] * 99, [0] * most))
     assert len(found) == expected
     assert all(str(most) in note for note in found[:1])
-    assert expected < 2 or found[1].startswith("1 image(s) hold more than 100 objects")
+    assert expected < 2 or found[1].startswith("1 image with more than 100 objects")
 
 
 def test_a_small_split_to_measure_on():
     (note,) = notes(records(*[[0]] * 100), val=records([0, 1], [], [1]))
-    assert note == "The val split holds 3 image(s) with 3 box(es): expect its mAP to jump between epochs."
+    assert note == "The val split holds 3 images with 3 boxes: expect its mAP to jump between epochs."

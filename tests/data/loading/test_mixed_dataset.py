@@ -100,7 +100,7 @@ def test_first_closing_epoch(share, epochs, first):
 def test_notes():
     mixing = Mixing(mosaic=0.5, mixup=0.25)
     assert mixing.note(10) == "Training samples are mixed (mosaic 0.5, mixup 0.25) up to epoch 8 of 10."
-    assert mixing.note(1).endswith("(mosaic 0.5, mixup 0.25) in all 1 epoch(s).")
+    assert mixing.note(1).endswith("(mosaic 0.5, mixup 0.25) in 1 epoch.")
     assert "cannot be told without --epochs" in Mixing(mixup=1.0).note(None)
     assert not Mixing()
     assert mixing

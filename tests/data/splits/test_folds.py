@@ -156,7 +156,7 @@ def test_a_fold_that_is_none_is_refused(text: str) -> None:
         (FoldChoice(1, 100), None, "77 images for 100 folds"),
         (FoldChoice(1, 3), "(", "no regular expression"),
         (FoldChoice(1, 3), "patient", "does not match 000.png"),
-        (FoldChoice(1, 3), "png", "1 groups for 3 folds"),
+        (FoldChoice(1, 3), "png", "1 group for 3 folds"),
     ],
 )
 def test_what_cannot_be_divided_is_one_sentence(choice: FoldChoice, groups: str | None, message: str) -> None:
