@@ -24,6 +24,7 @@ from dlrecipes.data.formats.layout import (
 from dlrecipes.data.formats.named_images import named_image_paths
 from dlrecipes.data.formats.records import DetectionRecord, DetectionSource, Finding, make_record
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 
 __all__ = ["find_coco", "read_coco"]
 
@@ -148,7 +149,9 @@ def _load(path: Path, root: Path) -> _CocoFile:
 
 
 def _id(value: object) -> Any:
-    """A number where it was written as one, as text or with a decimal point; otherwise as it is."""
+    """A number where it was written as one, as text or with a decimal point; otherwise as it is, lists as text."""
+    if isinstance(value, list | dict):
+        return str(value)
     if isinstance(value, str) and value.isdecimal():
         return int(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -204,7 +207,7 @@ def _placeholder(files: list[_CocoFile]) -> int | None:
 def _records(
     file: _CocoFile, root: Path, split: str, position: dict[int, int], problems: list[Finding], notes: list[str]
 ) -> list[DetectionRecord]:
-    by_image = _annotations_by_image(file, position, problems)
+    by_image = _annotations_by_image(file, position, problems, notes)
     names = [_file_name(file, image) for image in file.images]
     paths = named_image_paths(file.path, root, split, names, notes)
     records = []
@@ -216,7 +219,7 @@ def _records(
         records.append(
             make_record(
                 str(path),
-                (int(image.get("width") or 0), int(image.get("height") or 0)),
+                (_side(image, "width", file), _side(image, "height", file)),
                 boxes,
                 [position[a["category_id"]] for a in found],
                 image["id"] if isinstance(image["id"], int) else running,
@@ -230,7 +233,7 @@ def _records(
 
 
 def _annotations_by_image(
-    file: _CocoFile, position: dict[int, int], problems: list[Finding]
+    file: _CocoFile, position: dict[int, int], problems: list[Finding], notes: list[str]
 ) -> dict[Any, list[dict[str, Any]]]:
     known = set()
     for image in file.images:
@@ -238,6 +241,7 @@ def _annotations_by_image(
             raise UserError(f"{file.path}: image id {image.get('id')!r} is missing or used twice; ids must be unique.")
         known.add(image["id"])
     grouped: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    polygons = 0
     for entry in file.annotations:
         name = f"annotation {entry.get('id', '?')}"
         if entry.get("image_id") not in known:
@@ -250,11 +254,44 @@ def _annotations_by_image(
                 f"{file.path}: {name} has the unknown category id {entry.get('category_id')!r}; "
                 "add it to 'categories' or remove the annotation."
             )
+        if not entry.get("bbox") and (around := _around(entry.get("segmentation"))) is not None:
+            polygons += 1
+            entry["bbox"] = around  # of this reader's own copy
         if not entry.get("bbox"):
             problems.append(Finding("annotation without a box (dropped)", f"{file.name}, {name}"))
             continue
         grouped[entry["image_id"]].append(entry)
+    if file.annotations and not grouped:
+        raise UserError(
+            f"{file.path}: none of its {counted(len(file.annotations), 'annotation')} has a 'bbox', and masks (RLE) "
+            "are not read; export it with boxes, for example by pycocotools.mask.toBbox."
+        )
+    if polygons:
+        notes.append(f"{file.name}: polygons without a box, of which the box around each is used: {polygons}")
     return grouped
+
+
+def _around(segmentation: object) -> list[float] | None:
+    """The box around polygons, as COCO writes boxes; None where there are none."""
+    if not isinstance(segmentation, list):
+        return None
+    polygons = [polygon for polygon in segmentation if isinstance(polygon, list)]
+    numbers = [v for polygon in polygons for v in polygon]
+    if len(numbers) < 6 or any(not isinstance(v, int | float) for v in numbers):
+        return None
+    xs = [v for polygon in polygons for v in polygon[0::2]]
+    ys = [v for polygon in polygons for v in polygon[1::2]]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def _side(image: dict[str, Any], key: str, file: _CocoFile) -> int:
+    """Pixels of an image as annotated; 0 where that is not said."""
+    try:
+        return int(image.get(key) or 0)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(
+            f"{file.path}: image id {image.get('id')!r} has the {key} {image.get(key)!r}; correct it, or leave it out."
+        ) from None
 
 
 def _corners(entry: dict[str, Any], file: str) -> tuple[float, float, float, float]:

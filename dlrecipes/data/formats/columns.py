@@ -61,7 +61,8 @@ def column_of_text(cells: Sequence[str], *, labels: bool = True) -> Column:
     Args:
         cells: as they are written. With an underscore they are text: ``0_10`` is a range of ages, though Python reads
             10.
-        labels: integers that are written in two ways, as 01 and 1, stay text, as two labels.
+        labels: integers that are written in two ways, as 01 and 1, stay text, as two labels, and so do codes of one
+            length with leading zeros, as 001 and 102.
 
     >>> [column_of_text(cells).kind for cells in (["1", "02"], ["1", "2.5", "nan"], ["1", "cat"], ["['a', 'b']"])]
     ['integer', 'number', 'text', 'list']
@@ -72,7 +73,9 @@ def column_of_text(cells: Sequence[str], *, labels: bool = True) -> Column:
     written = {cell for cell in stripped if cell}
     if written and not any("_" in cell for cell in written):
         if all(map(_WHOLE.fullmatch, written)):
-            if labels and len(set(map(int, written))) < len(written):
+            equal = len(set(map(len, written))) == 1 and all(map(str.isdecimal, written))
+            codes = equal and any(len(cell) > 1 and cell.startswith("0") for cell in written)
+            if labels and (codes or len(set(map(int, written))) < len(written)):
                 return Column(_lists(stripped), empty)
             with suppress(OverflowError):
                 return Column(filled.astype(np.int64), empty)

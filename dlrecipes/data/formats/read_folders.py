@@ -10,6 +10,7 @@ Hidden files and files that are no images by their suffix are left alone.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from dlrecipes.functional.words import counted
 
 __all__ = ["find_folders", "read_folders"]
 
+_UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg", ".dcm")
 _TOOLS = (".git", ".ipynb_checkpoints")  # whose images nobody takes for a class
 
 
@@ -121,7 +123,7 @@ def _refuse_loose_images(root: Path, folders: dict[str, Path]) -> None:
 
 def _left_out(root: Path, folders: dict[str, Path]) -> list[str]:
     """Notes about what lies in ``root`` and is not read."""
-    notes = _hidden_classes(root, folders)
+    notes = [*_hidden_classes(root, folders), *_unread_kinds(root, folders)]
     if "all" not in folders:
         unlabelled = [
             f for f in split_folders(root).values() if f not in folders.values() and next(image_files(f), None)
@@ -131,6 +133,23 @@ def _left_out(root: Path, folders: dict[str, Path]) -> list[str]:
         if others:
             notes.append(f"{', '.join(others[:5])}: not named after a split, left out")
     return notes
+
+
+def _unread_kinds(root: Path, folders: dict[str, Path]) -> list[str]:
+    """A note about pictures of kinds that are not read."""
+    classes = [child for folder in folders.values() for child in _children(folder)]
+    found = [
+        os.path.join(parent, name)
+        for folder in classes
+        for parent, names, _ in walk_folders(folder)
+        for name in names
+        if name.lower().endswith(_UNREAD) and not name.startswith(".")
+    ]
+    if not found:
+        return []
+    kinds = ", ".join(sorted({os.path.splitext(name)[1].lower() for name in found}))
+    some = counted(len(found), "picture")
+    return [f"{some} of kinds that are not read ({kinds}), such as {shown(found[0], root)}: convert to JPEG or PNG"]
 
 
 def _hidden_classes(root: Path, folders: dict[str, Path]) -> list[str]:

@@ -271,7 +271,7 @@ def _paths(table: _Table, column: str, root: Path, where: Callable[[int], str]) 
     for row, (cell, file) in enumerate(zip(table.cells[column], table.files, strict=True)):
         if not cell.strip():
             raise UserError(f"{where(row)}: no image name; complete or remove the row.")
-        if cell.strip().lower().startswith(("http://", "https://")):
+        if re.match(r"[a-z][a-z0-9+.-]+://", cell.strip().lower()):
             raise UserError(f"{where(row)}: {cell.strip()} is an address; download the images and name their files.")
         if file not in places:
             places[file] = ImagePlaces(root, file)

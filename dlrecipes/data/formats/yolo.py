@@ -219,7 +219,8 @@ def _split_records(reader: _Reader, base: Path, file: Path, key: str, places: li
 def _images(base: Path, file: Path, key: str, place: str) -> list[Path]:
     """Images of a folder (with its sub-folders) or of a text file that lists them."""
     # Roboflow writes ../train/images for what lies in train/images beside the file.
-    options = [base / place, file.parent / place, file.parent / place.lstrip("./")]
+    written = [place, place.replace("\\", "/")]  # as Windows writes it
+    options = [p for name in written for p in (base / name, file.parent / name, file.parent / name.lstrip("./"))]
     found = next((p for p in options if p.exists()), None)
     if found is None and file.suffix == ".data":
         found = located(place, file.parent, file.parent.parent)

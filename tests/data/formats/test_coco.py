@@ -304,3 +304,59 @@ def test_equal_names_in_two_folders_of_another_machine(tiny):
     paths = [Path(r.path) for r in read_detection(tiny.root).splits["train"]]
     assert [p.relative_to(tiny.root).as_posix() for p in paths] == ["images/morning/1.png", "images/evening/1.png"]
     assert all(p.is_file() for p in paths)
+
+
+def _changed(tiny, change):
+    tiny.write_coco()
+    file = tiny.root / "annotations/instances_train2017.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    return content
+
+
+def test_a_polygon_without_a_box_has_the_box_around_it(tiny):
+    def change(content):
+        x, y, width, height = content["annotations"][0].pop("bbox")
+        corners = [x, y, x + width, y, x + width / 2, y + height]
+        content["annotations"][0]["segmentation"] = [corners, [x, y, x, y, x, y]]
+
+    _changed(tiny, change)
+    source = read_detection(tiny.root)
+    tiny.check(source)
+    assert "polygons without a box, of which the box around each is used: 1" in " ".join(source.notes)
+
+
+def test_masks_alone_are_one_sentence(tiny):
+    def change(content):
+        for annotation in content["annotations"]:
+            del annotation["bbox"]
+            annotation["segmentation"] = {"size": [8, 8], "counts": [0, 64]}
+
+    _changed(tiny, change)
+    with pytest.raises(UserError, match=r"none of its \d+ annotations has a 'bbox', and masks \(RLE\) are not read"):
+        read_detection(tiny.root)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "message"),
+    [
+        ("images", "width", "wide", "has the width 'wide'; correct it"),
+        ("images", "height", [32], r"has the height \[32\]; correct it"),
+        ("images", "id", [1], "which is not under 'images'"),
+        ("annotations", "category_id", [1], r"unknown category id '\[1\]'"),
+        ("annotations", "image_id", {}, "belongs to image id '{}'"),
+    ],
+)
+def test_values_of_another_kind_are_one_sentence(tiny, part, key, value, message):
+    _changed(tiny, lambda content: content[part][0].update({key: value}))
+    with pytest.raises(UserError, match=message):
+        read_detection(tiny.root)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_json_with_a_mark_of_its_encoding(tiny, encoding):
+    tiny.write_coco()
+    for file in (tiny.root / "annotations").iterdir():
+        file.write_bytes(file.read_text().encode(encoding))
+    tiny.check(read_detection(tiny.root), category_ids=CATEGORY_IDS)

@@ -144,3 +144,11 @@ def test_hidden_folders_with_images_are_told(write):
     notes = read_images(write("cat/a.png", "dog/b.png", ".mouse/c.png", ".ipynb_checkpoints/d.png")).notes
     assert any(note.startswith("hidden folders are left out, though they hold images: .mouse;") for note in notes)
     assert "checkpoints" not in " ".join(notes)
+
+
+def test_pictures_of_kinds_that_are_not_read_are_told(write):
+    root = write("cat/1.png", "dog/2.png")
+    for name in ("cat/IMG_1.HEIC", "dog/3.avif", "dog/._4.heic"):
+        (root / name).write_bytes(b"...")
+    note = "2 pictures of kinds that are not read (.avif, .heic), such as cat/IMG_1.HEIC: convert to JPEG or PNG"
+    assert note in read_images(root).notes

@@ -262,3 +262,14 @@ def test_an_image_that_does_not_exist_keeps_its_name_for_the_audit(root):
     table = _read(root, "image,label\n0,a\nnone.png,b\n").splits["all"]
     assert table.images.name(1) == str(root / "none.png")
     assert table.images.stamp(1) == (-1, -1)
+
+
+@pytest.mark.parametrize("place", ["https://x.y/0.png", "s3://bucket/0.png", "file:///data/0.png"])
+def test_addresses_are_told_from_files(root, place):
+    with pytest.raises(UserError, match=r"line 2: .* is an address; download the images"):
+        _read(root, f"image,label\n{place},a\n1,b\n")
+
+
+def test_codes_of_one_length_keep_their_zeros(root):
+    source = _read(root, _table("image,label", ROWS, ["001", "102"] * 3))
+    assert (source.task, source.classes) == ("classification", ("001", "102"))

@@ -58,6 +58,12 @@ def test_path_of_another_machine_falls_back_to_the_yamls_folder(tiny):
     assert any("'/content/datasets/animals' does not exist here" in n for n in source.notes)
 
 
+def test_folders_as_windows_writes_them(tiny):
+    tiny.write_yolo()
+    _yaml(tiny, path="C:\\data", train="images\\train", val=".\\images\\val")
+    tiny.check(read_detection(tiny.root))
+
+
 def test_path_is_followed_where_it_exists(tiny):
     tiny.write_yolo()
     (tiny.root / "meta").mkdir()
