@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dlrecipes.data.formats.records import DetectionRecord, DetectionSource
 from dlrecipes.data.splits.folds import FoldChoice, fold_note, groups_of, pool_names
@@ -60,7 +61,8 @@ def fold_records(
     if not pool:
         raise UserError(f"{source.root} has no images outside the split {names[2]!r}: there is nothing to divide")
     group = groups_of([record.path for record in pool], groups, choice, source.root)
-    joined, together = None, []
+    joined: NDArray[np.int64] | None = None
+    together: list[str] = []
     if find_copies is not None:
         copies = find_copies(pool, source.splits.get(names[2], []), source.root)
         shares = [1.0] * choice.folds

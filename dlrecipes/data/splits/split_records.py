@@ -68,7 +68,8 @@ def split_by_seed(
     kept = {r.path for part in splits.values() for r in part}
     records = [r for r in records if r.path not in kept]
     records.sort(key=lambda r: r.path)
-    groups, together = None, []
+    groups: NDArray[np.int64] | None = None
+    together: list[str] = []
     if find_copies is not None and len(records) > 1:
         copies = find_copies(records, [r for part in splits.values() for r in part], source.root)
         groups, together = groups_with_copies(
