@@ -1,6 +1,8 @@
 """Recipes, small data, and finished runs, shared by the tests of this folder."""
 
 import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -41,6 +43,23 @@ def efficientnet() -> ModuleType:
 @pytest.fixture(scope="session")
 def mixer() -> ModuleType:
     return load_recipe("train_mlp_mixer")
+
+
+@pytest.fixture
+def users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
+    """Writes a module of the user's own, by name and code, into a folder that is the current one from then on."""
+    written = []
+
+    def write(name: str, code: str) -> Path:
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(code))
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", list(sys.path))  # recipes add the current folder
+        written.append(name)
+        return tmp_path
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="session")

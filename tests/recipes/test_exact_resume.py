@@ -1,8 +1,6 @@
 """A run that is cut off within an epoch and resumed from the command line ends bitwise as the run left alone."""
 
-import sys
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,12 +41,10 @@ EFFICIENTNET = (
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    (tmp_path / f"{NAME}.py").write_text(textwrap.dedent(CODE))
-    (tmp_path / "cut.yaml").write_text(f"trainer: {{callbacks: [{{class_path: {NAME}.PowerCut}}]}}\n")
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    sys.modules.pop(NAME, None)
+def project(users_module: Callable[[str, str], Path]) -> Path:
+    folder = users_module(NAME, CODE)
+    (folder / "cut.yaml").write_text(f"trainer: {{callbacks: [{{class_path: {NAME}.PowerCut}}]}}\n")
+    return folder
 
 
 @pytest.mark.parametrize(

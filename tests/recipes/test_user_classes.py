@@ -2,8 +2,7 @@
 
 import json
 import sys
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -46,13 +45,9 @@ class NaNCriterion(SetCriterion):
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(users_module: Callable[[str, str], Path]) -> Path:
     """The user's folder, as current folder."""
-    (tmp_path / f"{NAME}.py").write_text(textwrap.dedent(CODE))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
-    sys.modules.pop(NAME, None)
+    return users_module(NAME, CODE)
 
 
 def test_own_loss_by_import_path(recipe: ModuleType, tiny: Path, coco: Path, project: Path) -> None:

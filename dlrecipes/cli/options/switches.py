@@ -49,17 +49,14 @@ SWITCHES: Mapping[str, Switch] = {
     "sanity": Switch(
         callback="dlrecipes.callbacks.SanityChecks",
         help="true: questions before the first step: loss at init, do inputs matter, one batch by heart ...",
-        value="true",
     ),
     "activations": Switch(
         callback="dlrecipes.callbacks.ActivationMonitor",
         help="true: watch for dead, saturated and exploding units",
-        value="true",
     ),
     "staged": Switch(
         callback="dlrecipes.callbacks.StagedRecipe",
         help="true: learn first, then add batch norm and augmentation, then adjust; the gain of each stage is told",
-        value="true",
     ),
     "shift": Switch(
         callback="dlrecipes.callbacks.CovariateShiftMonitor",
