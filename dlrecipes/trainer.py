@@ -25,6 +25,7 @@ from dlrecipes.callbacks import (
     ExactResume,
     GracefulStop,
     LastValidation,
+    LostRank,
     NonFiniteStop,
     SaveWithinEpoch,
 )
@@ -209,6 +210,7 @@ def run_callbacks(
         ExactResume(seed=seed),
         NonFiniteStop(),
         LastValidation(),
+        LostRank(folder.last_checkpoint),
         GracefulStop(folder.last_checkpoint),
         *([] if ema is None else [AveragedWeights(ema, device)]),
         ExactEvaluation(),  # after the averaging, which exchanges the weights at the same hook

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dlrecipes.callbacks.graceful_stop import GracefulStop, StopRequested
     from dlrecipes.callbacks.last_validation import LastValidation
     from dlrecipes.callbacks.loss_early_stopping import LossEarlyStopping
+    from dlrecipes.callbacks.lost_rank import LostRank
     from dlrecipes.callbacks.non_finite import NonFiniteStop
     from dlrecipes.callbacks.proximal_l1 import ProximalL1
     from dlrecipes.callbacks.sanity_checks import SanityChecks
@@ -38,6 +39,7 @@ __all__ = [
     "GracefulStop",
     "LastValidation",
     "LossEarlyStopping",
+    "LostRank",
     "NonFiniteStop",
     "ProximalL1",
     "SanityChecks",
@@ -60,6 +62,7 @@ _MODULES = {
     "GracefulStop": "graceful_stop",
     "LastValidation": "last_validation",
     "LossEarlyStopping": "loss_early_stopping",
+    "LostRank": "lost_rank",
     "NonFiniteStop": "non_finite",
     "ProximalL1": "proximal_l1",
     "SanityChecks": "sanity_checks",
