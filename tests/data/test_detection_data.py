@@ -437,7 +437,7 @@ def test_mixed_files(small):
     few.trainer.lightning_module.model.most_objects = lambda height, width: 5  # cells that propose queries
     assert training(few).max_objects == 5
     few.trainer.lightning_module.model.most_objects = lambda height, width: 1
-    with pytest.raises(UserError, match="holds 2 objects, and the model has only 1 places"):
+    with pytest.raises(UserError, match="holds 2 objects, and the model has only 1 place for"):
         few.val_dataloader()
     assert not any("decodes four pictures" in note for note in data.notes)
 

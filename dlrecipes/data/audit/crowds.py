@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dlrecipes.data.augment.geometry import longest_side, shortest_side
 from dlrecipes.data.formats.records import DetectionRecord
 from dlrecipes.errors import UserError
+from dlrecipes.functional.words import counted
 
 __all__ = ["fewest_places"]
 
@@ -41,8 +42,9 @@ def fewest_places(
             fewest[sides] = places(*sides)
         objects = int((~record.iscrowd).sum())
         if objects > fewest[sides]:
+            room = counted(fewest[sides], "place")
             raise UserError(
-                f"{record.path} holds {objects} objects, and the model has only {fewest[sides]} places for them at "
+                f"{record.path} holds {counted(objects, 'object')}, and the model has only {room} for them at "
                 f"{sides[0]} x {sides[1]} pixels: set --data.image_size larger, --model.model.feature_stride smaller "
                 "or --model.model.num_queries higher."
             )

@@ -121,7 +121,7 @@ def test_an_image_of_two_splits_is_there_once_and_one_annotated_twice_stays_toge
         (PLAIN, FoldChoice(1, 102), {}, "101 images for 102 folds: take fewer folds"),
         (PLAIN, FoldChoice(1, 2), {"groups": "("}, "no regular expression"),
         (PLAIN, FoldChoice(1, 2), {"groups": "patient"}, "does not match /d/000.jpg"),
-        (PLAIN, FoldChoice(1, 2), {"groups": "jpg"}, "1 groups for 2 folds"),
+        (PLAIN, FoldChoice(1, 2), {"groups": "jpg"}, "1 group for 2 folds"),
         (PLAIN, FoldChoice(1, 2), {"names": ("train", "test", "test")}, "leave out --data.train_split and"),
         (source({"test": [("t.jpg", [0])]}), FoldChoice(1, 2), {}, "nothing to divide"),
     ],
