@@ -28,7 +28,9 @@ def test_equals_scikit_learn(count: int, classes: int, tolerance: float, spread:
     metric = AveragePrecision(classes)
     for p, t in zip(probabilities.split(13), truth.split(13), strict=True):
         metric.update(p, t)
-    np.testing.assert_allclose(metric.compute().numpy(), expected(probabilities, truth), atol=tolerance)
+    some = slice(None, None, 1 + classes // 100)  # classes from first to last; scikit-learn takes a second for all
+    found = metric.compute().numpy()[some]
+    np.testing.assert_allclose(found, expected(probabilities[:, some], truth[:, some]), atol=tolerance)
 
 
 def test_equal_scores_are_one_step_and_the_ends_belong_to_the_range() -> None:
