@@ -15,6 +15,11 @@ from dlrecipes.cli.recipe.resume import compare_data
 from dlrecipes.contracts import DataInfo
 
 
+@pytest.fixture(autouse=True)
+def blank_figures() -> None:
+    """In this module files are compared byte by byte, among them pictures of a shared run."""
+
+
 @pytest.fixture
 def run(classified: Any, tmp_path: Path) -> Path:
     return Path(shutil.copytree(classified[0], tmp_path / "efficientnet-001"))
