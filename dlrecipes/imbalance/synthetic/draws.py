@@ -70,10 +70,11 @@ class NumpyDraws:
 
 
 class TorchDraws:
-    """A torch generator on the data's device.
+    """A torch generator on the data's device, or a given one, whose numbers are moved there.
 
     Args:
-        random_state: a seed; a generator, which then goes on; None: a seed from the system.
+        random_state: a seed; a generator, which then goes on, such as a CPU's for data on a GPU; None: a seed from the
+            system.
         device: of the data.
     """
 
@@ -92,17 +93,22 @@ class TorchDraws:
         return self  # numbers that repeat from class to class are nothing to wish for
 
     def integers(self, high: int, size: int) -> Tensor:
-        return torch.randint(high, (size,), generator=self._generator, device=self._device)
+        drawn = torch.randint(high, (size,), generator=self._generator, device=self._generator.device)
+        return drawn.to(self._device)
 
     def uniform(self, size: int, high: float = 1.0) -> Tensor:
-        return high * torch.rand(size, generator=self._generator, device=self._device, dtype=torch.float64)
+        return high * self._rand(size)
 
     def normal(self, rows: int, columns: int) -> Tensor:
-        return torch.randn(rows, columns, generator=self._generator, device=self._device, dtype=torch.float64)
+        at = self._generator.device  # torch refuses a generator of another device
+        return torch.randn(rows, columns, generator=self._generator, device=at, dtype=torch.float64).to(self._device)
 
     def one_true_a_row(self, mask: Tensor) -> Tensor:
-        scores = torch.rand(mask.shape, generator=self._generator, device=self._device, dtype=torch.float64)
-        return scores.masked_fill(~mask, -1.0).argmax(1)
+        return self._rand(*mask.shape).masked_fill(~mask, -1.0).argmax(1)
+
+    def _rand(self, *shape: int) -> Tensor:
+        at = self._generator.device
+        return torch.rand(shape, generator=self._generator, device=at, dtype=torch.float64).to(self._device)
 
 
 def check_random_state(random_state: RandomState, rng: Rng) -> None:
