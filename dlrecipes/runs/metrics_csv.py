@@ -11,7 +11,7 @@ import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
@@ -151,9 +151,18 @@ class MetricsCSV(Logger):
         return _encode([_cell(name, row.get(name)) for name in self._columns])
 
 
+@runtime_checkable
+class KnowsTests(Protocol):
+    """A logger whose test rows have the epoch of the checkpoint that is tested."""
+
+    def begin_test(self, epoch: int | None) -> None: ...
+
+    def end_test(self) -> None: ...
+
+
 class MetricsResume(Callback):
     """Before a resumed fit writes its first row, drops the rows that the killed run logged after the checkpoint; tells
-    the file which checkpoint's epoch a test is of.
+    the file, and every other logger with ``begin_test`` and ``end_test``, which checkpoint's epoch a test is of.
 
     Steps count from 0 in the file, so a checkpoint of ``global_step`` n has the rows of steps 0 to n - 1 behind it.
     """
@@ -169,12 +178,12 @@ class MetricsResume(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV):
+            if isinstance(logger, KnowsTests):
                 logger.begin_test(self._epoch)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV):
+            if isinstance(logger, KnowsTests):
                 logger.end_test()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -101,6 +101,7 @@ class WandbTracker(Logger):
         self._config = _jsonable(config)
         self._run: wandb.Run | None = None
         self._stopped = False
+        self._tested: float | None = None  # epoch of the checkpoint that is tested
 
     @property
     def name(self) -> str:
@@ -127,7 +128,21 @@ class WandbTracker(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         values = {name: float(value) for name, value in metrics.items()}
+        if self._tested is not None:
+            values["epoch"] = self._tested
         self._do(lambda run: run.log(values if step is None else {**values, _STEP: step}))
+
+    def begin_test(self, epoch: int | None) -> None:
+        """From now on rows are those of a test of a checkpoint: Lightning would count them to the epoch after the last.
+
+        Args:
+            epoch: of the checkpoint; None: it is not known, and the epoch of a row stays as it was logged.
+        """
+        self._tested = None if epoch is None else float(epoch)
+
+    def end_test(self) -> None:
+        """Rows are those of a fit again."""
+        self._tested = None
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:

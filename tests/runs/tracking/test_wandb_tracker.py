@@ -7,6 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 
 from dlrecipes.checkpoint_io import save_checkpoint_file
 from dlrecipes.runs.folder import RunFolder
+from dlrecipes.runs.metrics_csv import MetricsResume
 from dlrecipes.runs.pictures.detection_pictures import DetectionTracker, PredictionPictures
 from dlrecipes.runs.pictures.image_curves import ImageCurves
 from dlrecipes.runs.pictures.image_pictures import ImageBatchPicture, ImagePredictions
@@ -229,6 +231,20 @@ def test_resume_goes_on_in_the_same_wandb_run(run):
     assert first.run_id == second.run_id == tracker.run_id
     assert (first.history["loss"], second.history["loss"]) == ([1.0], [2.0])
     assert make_tracker("offline", run, "p", {}, run_id="given")[0].run_id == "given"
+
+
+def test_a_test_has_the_epoch_of_its_checkpoint(run):
+    tracker = WandbTracker("offline", run, "detr", {}, run_id="abc")
+    told = MetricsResume()
+    told.on_load_checkpoint(None, None, {"epoch": 3})
+    trainer = SimpleNamespace(loggers=[tracker])
+    told.on_test_start(trainer, None)
+    tracker.log_metrics({"test/map": 0.25, "epoch": 6}, step=8)
+    told.on_test_end(trainer, None)
+    tracker.log_metrics({"val/map": 0.5, "epoch": 6}, step=9)
+    tracker.finalize("success")
+    [seen] = offline_runs(run)
+    assert seen.history["epoch"] == [3.0, 6.0]
 
 
 @pytest.mark.parametrize("method", ["init", "log"])
