@@ -67,7 +67,8 @@ def adapted_statistics(
         return f"Nothing was adapted: {error}.", []
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
-    before, after = (mean_entropy(torch.cat([model(part) for part in images])) for model in (network, adapted))
+    link = getattr(getattr(pl_module, "info", None), "link", "softmax")
+    before, after = (mean_entropy(torch.cat([model(part) for part in images]), link) for model in (network, adapted))
     for module, training in modes:
         module.training = training
     count = sum(map(len, images))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrecipes.errors import UserError
+from dlrecipes.functional.links import Link, class_probabilities
 
 __all__ = ["BATCH_NORMS", "Tent", "adapt_bn", "batch_norms", "mean_entropy"]
 
@@ -36,14 +37,18 @@ def batch_norms(model: nn.Module) -> dict[str, BatchNorm]:
     return found
 
 
-def mean_entropy(logits: Tensor) -> float:
+def mean_entropy(logits: Tensor, link: Link = "softmax") -> float:
     r"""Mean over samples of :math:`-\sum_c p_c \log p_c`, in nats: how unsure the network is, 0 to log C.
+
+    Args:
+        logits: [B, C].
+        link: what they become p by: `dlrecipes.functional.links.class_probabilities`.
 
     Example:
         >>> round(mean_entropy(torch.zeros(3, 2)), 4)
         0.6931
     """
-    return float(_entropy(logits.float().softmax(1)).mean())
+    return float(_entropy(class_probabilities(logits.float(), link)).mean())
 
 
 @torch.no_grad()
@@ -184,6 +189,7 @@ class Tent:
         max_distance: of the adapted weights from those of training, as a share of their length.
         min_diversity: entropy of the batch's mean prediction, as a share of what it is with the weights of training.
         guard: False: the paper's method, for comparison.
+        link: what the logits become probabilities by: a task's ``info.link``, where its loss was no softmax.
 
     Attributes:
         adapted: the copy that learns.
@@ -211,6 +217,7 @@ class Tent:
         max_distance: float = 0.1,
         min_diversity: float = 0.9,
         guard: bool = True,
+        link: Link = "softmax",
     ) -> None:
         if not lr > 0:
             raise ValueError(f"lr={lr}: above 0 is needed")
@@ -220,7 +227,7 @@ class Tent:
             raise ValueError(f"max_distance={max_distance}: above 0 is needed")
         if not 0 <= min_diversity <= 1:
             raise ValueError(f"min_diversity={min_diversity}: from 0 to 1 is needed")
-        self.lr, self.steps, self.guard = lr, steps, guard
+        self.lr, self.steps, self.guard, self.link = lr, steps, guard, link
         self.max_distance, self.min_diversity = max_distance, min_diversity
         self.source = copy.deepcopy(model).eval()
         self._by_batch = copy.deepcopy(self.source).requires_grad_(False)
@@ -255,7 +262,7 @@ class Tent:
         with torch.no_grad():
             source: Tensor = self.source(images)
             by_batch: Tensor = self._by_batch(images)
-        if not mean_entropy(by_batch) < mean_entropy(source):
+        if not mean_entropy(by_batch, self.link) < mean_entropy(source, self.link):
             self.declined += 1
             return source
         answer = self._step(images)
@@ -284,14 +291,15 @@ class Tent:
         for _ in range(self.steps):
             with torch.enable_grad():
                 logits = self.adapted(images)
-                loss = _entropy(logits.float().softmax(1)).mean()
+                loss = _entropy(class_probabilities(logits.float(), self.link)).mean()
                 self._optimizer.zero_grad()
                 loss.backward()
             self._optimizer.step()
         return logits.detach()
 
     def _too_far(self, answer: Tensor, by_batch: Tensor) -> bool:
-        now, before = (float(_entropy(logits.float().softmax(1).mean(0))) for logits in (answer, by_batch))
+        spread = (class_probabilities(logits.float(), self.link).mean(0) for logits in (answer, by_batch))
+        now, before = (float(_entropy(probabilities)) for probabilities in spread)
         kept = now >= self.min_diversity * before  # NaN is not
         return not (kept and self.distance <= self.max_distance)
 

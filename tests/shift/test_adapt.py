@@ -201,6 +201,25 @@ def test_mean_entropy_is_in_nats() -> None:
     assert mean_entropy(logits) == pytest.approx(torch.log(torch.tensor(4.0)).item() / 2)
 
 
+def test_entropy_is_that_of_what_the_logits_were_trained_for() -> None:
+    p = torch.tensor([[0.8, 0.2], [0.5, 0.5]], dtype=torch.float64)
+    of_p = -(p * p.log()).sum(1).mean().item()
+    assert mean_entropy(p.logit(), "sigmoid") == pytest.approx(of_p)
+    assert mean_entropy(p.logit()) < of_p - 0.1  # a softmax is surer than these logits are
+
+
+def test_tent_learns_by_the_loss_of_its_link() -> None:
+    net, images = _net(), _images(8, 5)
+    ordinary, tempered = (Tent(net, lr=0.01, guard=False, link=link) for link in ("softmax", "tempered:1.5"))
+    assert torch.equal(ordinary(images), tempered(images))  # logits before the step
+    before = mean_entropy(tempered(images), "tempered:1.5")
+    for _ in range(20):
+        answer = tempered(images)
+    assert mean_entropy(answer, "tempered:1.5") < before
+    pairs = zip(ordinary.adapted.parameters(), tempered.adapted.parameters(), strict=True)
+    assert any(not torch.equal(one, other) for one, other in pairs)
+
+
 def test_wrong_arguments_are_named() -> None:
     net = _net()
     with pytest.raises(UserError, match="Linear has no batch norm"):
