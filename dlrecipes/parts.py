@@ -13,9 +13,11 @@ import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import yaml
 from torch import Tensor, nn
 
 from dlrecipes.errors import CheckpointError, UserError
@@ -26,6 +28,7 @@ __all__ = [
     "constructor_parameters",
     "import_named_classes",
     "import_object",
+    "model_of_run",
     "part_spec",
     "unknown_args",
 ]
@@ -181,6 +184,33 @@ def import_object(path: str) -> Any:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"cannot import {path!r}: {error}") from error
+
+
+def model_of_run(config: Path) -> dict[str, Any]:
+    """The ``model`` section of a run's ``config.yaml``, with every class imported that it names.
+
+    It is the user's own file, as trusted as the code that it names; a checkpoint alone is not.
+
+    Raises:
+        UserError: a file that cannot be read, or a class that cannot be imported from here.
+    """
+    try:
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{config} cannot be read ({' '.join(str(error).split())[:100]}): remove it where all classes of the run "
+            "are those of dlrecipes: the checkpoint says the rest."
+        ) from error
+    model = values.get("model") if isinstance(values, dict) else None
+    if not isinstance(model, dict) or "class_path" not in model:
+        raise UserError(f"{config} names no model: it is not the config.yaml of a run, so remove it or restore it.")
+    try:
+        import_named_classes(model)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{config} names a class that is not here ({error}): run this where training was run."
+        ) from error
+    return model
 
 
 def import_named_classes(config: Mapping[str, Any]) -> None:

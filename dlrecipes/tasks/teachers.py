@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dlrecipes.checkpoint_io import load_checkpoint_file
 from dlrecipes.contracts import DataInfo
 from dlrecipes.errors import CheckpointError, UserError
-from dlrecipes.parts import import_named_classes, import_object
+from dlrecipes.parts import import_object, model_of_run
 from dlrecipes.tasks.classification import ClassificationTask
 
 __all__ = ["EMATeacher", "RunTeacher", "SharedClasses", "load_teacher", "shared_classes"]
@@ -166,8 +165,8 @@ def load_teacher(path: str | Path) -> RunTeacher:
     """
     given = Path(path).expanduser()
     checkpoint = _checkpoint_of(given)
-    if given.is_dir():
-        _import_classes_of(given / "config.yaml")
+    if (given / "config.yaml").is_file():
+        model_of_run(given / "config.yaml")  # for the user's own classes
     record = load_checkpoint_file(checkpoint).get("dlrecipes")
     if record is None:
         raise CheckpointError(f"{checkpoint} was not made by a dlrecipes task, so it cannot teach: give a run's folder")
@@ -190,14 +189,6 @@ def _checkpoint_of(path: Path) -> Path:
         if (path / "checkpoints" / name).is_file():
             return path / "checkpoints" / name
     raise UserError(f"teacher '{path}' holds no checkpoint (checkpoints/best.ckpt): give the folder of a finished run.")
-
-
-def _import_classes_of(config: Path) -> None:
-    """Import the user's own classes that a run's config names: it is as trusted as the code that it names."""
-    if not config.is_file():
-        return
-    values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    import_named_classes(values.get("model", {}))
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

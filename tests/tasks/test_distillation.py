@@ -1,5 +1,6 @@
 """A student and its teacher: what the teacher adds, what it stays out of, and that a run goes on exactly."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,11 @@ def test_teachers_that_cannot_teach_are_named(run: Path, tmp_path: Path) -> None
         fit(_student(teacher=str(tmp_path / "nowhere")), tmp_path, ToyData())
     with pytest.raises(UserError, match="holds no checkpoint"):
         load_teacher(tmp_path)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run, damaged)
+    (damaged / "config.yaml").write_text("model: [1")
+    with pytest.raises(UserError, match=r"damaged/config\.yaml cannot be read"):
+        load_teacher(damaged)
     trainer = fit(RegressionTask(Net()), tmp_path, ToyData("regression"))
     trainer.save_checkpoint(tmp_path / "numbers.ckpt")
     with pytest.raises(UserError, match="is a RegressionTask of regression data: a teacher must be a classifier"):

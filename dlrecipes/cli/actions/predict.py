@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.progress import track
 from torch.utils.data import DataLoader
 
@@ -21,7 +20,7 @@ from dlrecipes.data.audit.pixel_check import PixelCheck
 from dlrecipes.data.loading.predict import check_images, find_images
 from dlrecipes.errors import UserError
 from dlrecipes.functional.words import say
-from dlrecipes.parts import import_named_classes, import_object
+from dlrecipes.parts import import_object, model_of_run
 from dlrecipes.runs.folder import RunFolder
 from dlrecipes.shift.features import penultimate
 from dlrecipes.shift.ood import OOD_FILE, OODScorer
@@ -97,23 +96,7 @@ def load_task(checkpoint: Path, device: torch.device) -> BaseTask:
     """
     import_from_here()
     config = checkpoint.parent.parent / "config.yaml"
-    if config.is_file():  # the user's own file, as trusted as the code it names; a checkpoint alone is not
-        try:
-            values = yaml.safe_load(config.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{config} cannot be read ({' '.join(str(error).split())[:100]}): remove it where all classes "
-                "of the run are those of dlrecipes: the checkpoint says the rest."
-            ) from error
-        try:
-            import_named_classes(values["model"])
-            task = import_object(values["model"]["class_path"])
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(
-                f"{config} names a class that is not here ({error}): run this where training was run."
-            ) from error
-    else:
-        task = _recorded_task(checkpoint)
+    task = import_object(model_of_run(config)["class_path"]) if config.is_file() else _recorded_task(checkpoint)
     loaded: BaseTask = task.load_from_checkpoint(checkpoint, map_location=device)
     return loaded.eval()
 
