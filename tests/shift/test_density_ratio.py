@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from scipy.spatial.distance import pdist
 from torch import Tensor
 
 from dlrecipes.errors import UserError
@@ -115,6 +117,16 @@ def test_logistic_does_not_depend_on_scale_or_how_many_are_new() -> None:
         train * torch.tensor([1e3, 1e-3]) + 7, new[:250] * torch.tensor([1e3, 1e-3]) + 7, strengths=[1.0]
     )
     assert torch.allclose(few.weights, large.weights, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", [ulsif, kliep])
+def test_widths_are_in_units_of_the_median_distance(method: Callable[..., DensityRatio]) -> None:
+    """In 30 standardised dimensions that is about 8, and a width of 1 / 8 would see no sample but itself."""
+    old, new = _normal(60, 30, 0), _normal(60, 30, 1, 0.2)
+    rows = torch.cat((old, new)).numpy()
+    median = float(np.median(pdist((rows - rows.mean(0)) / rows.std(0, ddof=1))))
+    chosen = method(old, new, centres=20).settings["sigma"] / median
+    assert min(abs(chosen - width) for width in (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0)) < 1e-3
 
 
 def test_effective_sample_size_and_refusal() -> None:
